@@ -1,0 +1,1 @@
+"""Sources (I/O) to one frozen snapshot to pure detectors to findings."""

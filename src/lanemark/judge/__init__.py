@@ -1,0 +1,1 @@
+"""Comparability, statistics, citing. Pure."""

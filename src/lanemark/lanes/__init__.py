@@ -1,0 +1,1 @@
+"""What each lane asks, what its record must carry, its rules and its figures. Pure."""

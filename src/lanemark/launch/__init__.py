@@ -1,0 +1,1 @@
+"""Where a run happens: one small `Surface` protocol, one file a surface."""

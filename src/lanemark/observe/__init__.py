@@ -1,0 +1,1 @@
+"""Probes: hardware, image and source provenance, compile caches, data path, kernel wheels. Thin reading, pure parsing."""

@@ -1,0 +1,191 @@
+"""`Attempt`: one launch of a case, failures included. Its states, and the one class that owns every file name.
+
+attempts/<run-id>/
+case.json           the case, written once before anything starts
+attempt.json        state, transitions, supervisor identity, placement; replaced atomically
+host.json           what the supervisor's host looked like before the ranks started
+launch.json         the exact request: argv, environment settings with their reasons; rank pids
+exits.json          each rank's end as the supervisor saw it; replaced atomically as they come
+reserve             preallocated bytes, given back when the record must be written to a full disk
+supervisor.lock     held (flock) by the supervising process for as long as it lives
+record.json         the sealed bytes, once there are any
+ranks/<n>/
+beacon.page     mmap'd: where the rank is, readable from outside at any time (measure/beacon.py)
+samples.bin     mmap'd: one fixed-size row a step (measure/samples.py)
+observed.json   what the rank saw of itself: device, torch, process group, data files
+end.json        the clean end marker: losses, peaks, tokens; written last
+error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
+stdout.log, stderr.log
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+
+class State(str, enum.Enum):
+    """Where an attempt is in its life. The allowed moves are `lanemark.collect.states.MOVES`."""
+
+    PREPARED = "prepared"  #: its directory and case exist; nothing was started
+    DETACHED = "detached"  #: handed to a surface; no rank was seen yet
+    RUNNING = "running"  #: ranks were started
+    OK = "ok"  #: every rank ended cleanly and the record is sealed
+    ERROR = "error"  #: something failed; the record names it
+    CANCELLED = "cancelled"  #: a person or a signal ended it
+    LOST = "lost"  #: the supervisor died without sealing; sealed later from what was on disk
+
+    @property
+    def final(self) -> bool:
+        """Whether a record of this state may be sealed."""
+        return self in (State.OK, State.ERROR, State.CANCELLED, State.LOST)
+
+
+RUN_ID: Final = re.compile(r"[a-z]+-[0-9]{8}T[0-9]{6}Z-[0-9a-z]{8}")
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letter that reads as a digit
+
+
+def new_run_id(lane: str, now: datetime) -> str:
+    """`training-20261122T152233Z-7k3f9q2x`: sorts by time within a lane, safe as a file name, 40 random bits.
+
+    `now` must be aware and in UTC.
+    """
+    suffix = "".join(secrets.choice(_ALPHABET) for _ in range(8))
+    return f"{lane}-{now:%Y%m%dT%H%M%SZ}-{suffix}"
+
+
+@dataclass(frozen=True)
+class RankPaths:
+    """File names of one rank. Pure: builds paths, touches nothing."""
+
+    root: Path
+
+    @property
+    def beacon(self) -> Path:
+        return self.root / "beacon.page"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.bin"
+
+    @property
+    def observed(self) -> Path:
+        return self.root / "observed.json"
+
+    @property
+    def end(self) -> Path:
+        return self.root / "end.json"
+
+    @property
+    def error(self) -> Path:
+        return self.root / "error.json"
+
+    @property
+    def stdout(self) -> Path:
+        return self.root / "stdout.log"
+
+    @property
+    def stderr(self) -> Path:
+        return self.root / "stderr.log"
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    """File names of one attempt. Pure: builds paths, touches nothing."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def case(self) -> Path:
+        return self.root / "case.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "attempt.json"
+
+    @property
+    def host(self) -> Path:
+        return self.root / "host.json"
+
+    @property
+    def launch(self) -> Path:
+        return self.root / "launch.json"
+
+    @property
+    def exits(self) -> Path:
+        return self.root / "exits.json"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "reserve"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def record(self) -> Path:
+        return self.root / "record.json"
+
+    @property
+    def ranks(self) -> Path:
+        return self.root / "ranks"
+
+    def rank(self, rank: int) -> RankPaths:
+        """Paths of rank `rank` (global rank, from 0)."""
+        return RankPaths(self.ranks / str(rank))
+
+
+@dataclass(frozen=True)
+class Home:
+    """`$LANEMARK_HOME`: where attempts, the ledger and the default caches live. Pure: builds paths, touches nothing."""
+
+    root: Path
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    def attempt(self, run_id: str) -> AttemptPaths:
+        return AttemptPaths(self.attempts / run_id)
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One move of an attempt's state.
+
+    Attributes:
+        state: the state entered.
+        at: wall-clock time, RFC 3339 UTC with milliseconds; may step backwards with the host's clock.
+        monotonic_s: seconds since the attempt was prepared, from a clock that never steps; None where another host
+            or a later boot made the move.
+        reason: one phrase.
+    """
+
+    state: State
+    at: str
+    monotonic_s: float | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        doc: dict[str, Any] = {"state": self.state.value, "at": self.at, "reason": self.reason}
+        if self.monotonic_s is not None:
+            doc["monotonic_s"] = self.monotonic_s
+        return doc

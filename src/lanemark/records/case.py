@@ -1,0 +1,166 @@
+"""`Case`: the fully pinned question. Its digest is its name, the same on every machine.
+
+A case says *what* is asked, never *where* it happens to run: paths, hosts and cache directories are the attempt's
+placement. Two attempts of one case on two boxes therefore carry the same plan digest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal
+
+from lanemark.records.encoding import digest, encode
+from lanemark.records.errors import UsageError
+
+Lane = Literal["training", "sparse", "promotion"]
+Mode = Literal["single", "ddp", "fsdp2"]
+Posture = Literal["eager", "regional", "model"]
+Dtype = Literal["fp32", "bf16"]
+
+LANES: Final = ("training", "sparse", "promotion")
+MODES: Final = ("single", "ddp", "fsdp2")
+POSTURES: Final = ("eager", "regional", "model")
+DTYPES: Final = ("fp32", "bf16")
+
+#: GPU names that Modal and the field use (facts: modal.com/docs/guide/gpu); `any` and `cpu` are ours.
+GPU_NAMES: Final = (
+    "T4", "L4", "A10", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000", "H100", "H200", "B200", "B300",
+)  # fmt: skip
+_GPU_SPEC: Final = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9-]*?)(?P<pin>[!+])?(?::(?P<count>[0-9]{1,3}))?")
+
+
+@dataclass(frozen=True)
+class GpuSpec:
+    """A parsed GPU specification: `NAME[!|+][:COUNT]`, or `any`, or `cpu`.
+
+    Attributes:
+        name: one of `GPU_NAMES`, `cpu`, or `any` (no constraint asked for).
+        pinned: `!` was given: exactly this class, no substitute.
+        or_better: `+` was given: a newer class may be served.
+        count: devices asked for, or None where the text named no count.
+    """
+
+    name: str
+    pinned: bool = False
+    or_better: bool = False
+    count: int | None = None
+
+    def __str__(self) -> str:
+        mark = "!" if self.pinned else "+" if self.or_better else ""
+        return f"{self.name}{mark}" + ("" if self.count is None else f":{self.count}")
+
+
+def parse_gpu(text: str) -> GpuSpec:
+    """Parse `H100!:8`, `B200+`, `cpu`, `any`. Raises UsageError `gpu-spec-invalid`, naming what is wrong."""
+
+    def refuse(why: str) -> UsageError:
+        return UsageError(
+            "gpu-spec-invalid",
+            f"the GPU specification {text[:60]!r} {why}",
+            "write NAME[!][:COUNT], for instance H100!:8, with NAME one of " + ", ".join(GPU_NAMES) + ", cpu or any",
+        )
+
+    match = _GPU_SPEC.fullmatch(text)
+    if match is None:
+        raise refuse("does not parse")
+    given, pin, count_text = match["name"], match["pin"], match["count"]
+    if given.lower() in ("any", "cpu"):
+        if pin or (count_text and given.lower() == "any"):
+            raise refuse("puts a mark or a count on a word that takes none")
+        if count_text and int(count_text) < 1:
+            raise refuse("asks for no device at all")
+        return GpuSpec(given.lower(), count=int(count_text) if count_text else None)
+    name = given.upper() if not given.upper().endswith("GB") else given.upper()
+    if name not in GPU_NAMES:
+        raise refuse("names no GPU class we know")
+    if count_text is not None and not 1 <= int(count_text) <= 8:
+        raise refuse("asks for a count outside 1 to 8")
+    return GpuSpec(name, pin == "!", pin == "+", int(count_text) if count_text else None)
+
+
+@dataclass(frozen=True)
+class DataAsked:
+    """Which tokens the case asks for. `dataset_digest` is None for synthetic tokens, which are no dataset."""
+
+    kind: Literal["shards", "synthetic"]
+    dataset_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """The fully pinned question of one benchmark.
+
+    Attributes:
+        lane: exactly one of the three lanes.
+        preset: the named recipe (`lanemark.lanes.presets`).
+        surface: where it is to run (`local`, `modal`).
+        nproc: ranks, all on one node.
+        gpu: canonical GPU specification (`any`: no constraint).
+        mode: how ranks share the model.
+        compile: `eager`, `regional` (one compiled block, repeated) or `model`.
+        dtype: compute precision policy; `bf16` keeps fp32 master weights and reductions.
+        steps: optimizer steps in all, warm-up included.
+        warmup: leading steps that are never measured; at least 1, since step 0 pays for compilation.
+        sequence: tokens in one sequence.
+        micro_batch: sequences a rank takes in one forward.
+        grad_accum: forwards a rank takes in one optimizer step.
+        seed: of weights and data order.
+        data: the tokens asked for.
+        cache_policy: what the compile cache must be at the start.
+        command: the user's own command, verbatim; empty for the reference stack.
+        stall_s: without any rank's progress for this long the run is ended; seconds.
+        wall_s: the run is ended after this long whatever it does; seconds.
+    """
+
+    lane: Lane
+    preset: str
+    nproc: int
+    mode: Mode
+    compile: Posture
+    dtype: Dtype
+    steps: int
+    warmup: int
+    sequence: int
+    micro_batch: int
+    data: DataAsked
+    surface: str = "local"
+    gpu: str = "any"
+    grad_accum: int = 1
+    seed: int = 0
+    cache_policy: Literal["require", "seed", "cold"] = "seed"
+    command: tuple[str, ...] = field(default=())
+    stall_s: float = 300.0
+    wall_s: float = 3600.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The case as plain JSON; `Case.from_json` reads it back."""
+        doc = asdict(self)
+        doc["command"] = list(self.command)
+        if self.data.dataset_digest is None:
+            del doc["data"]["dataset_digest"]
+        return doc
+
+    @classmethod
+    def from_json(cls, doc: dict[str, Any]) -> Case:
+        """Read back `to_json`. Raises ValueError or TypeError when the document is no case."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(doc, dict) or not set(doc) <= known:
+            raise ValueError(f"not a case: unknown keys {sorted(set(doc) - known)[:5]}")
+        data = doc["data"]
+        return cls(**{**doc, "data": DataAsked(**data), "command": tuple(doc.get("command", ()))})
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of the canonical bytes: the case's name, and every record's `plan_digest`."""
+        return digest(encode(self.to_json()))
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of the global batch in one optimizer step."""
+        return self.nproc * self.micro_batch * self.grad_accum * self.sequence
+
+    @property
+    def measured_steps(self) -> int:
+        """Length of the declared window, in steps."""
+        return self.steps - self.warmup

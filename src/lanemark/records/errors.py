@@ -1,0 +1,110 @@
+"""The error tree. Every error is one sentence that says what happened, to what, and what to do.
+
+    LanemarkError                    carries `slug`, `what`, `remedy`, `exit_code`
+    ├── UsageError          exit 2   the request itself cannot be meant
+    │   └── DataError       exit 2   data or a file named by the request is missing, truncated or mislabelled
+    ├── GateRefused         exit 4   a gate would not start the run; `remedy` is the command that satisfies it
+    ├── RunFailed           exit 1   the run ended badly (a record exists and says how)
+    ├── RecordError         exit 1   a record cannot be read, or does not verify
+    └── LedgerError         exit 1   the ledger or an attempt directory cannot be used
+
+`docs/messages.md` explains every slug in `SLUGS`; a test holds the two together and another proves that each is raised.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Every slug that may reach a user, with the one line that heads its entry in `docs/messages.md`.
+SLUGS: Final[dict[str, str]] = {
+    # usage
+    "arguments-invalid": "The command line does not parse",
+    "preset-unknown": "No preset has that name",
+    "lane-unavailable": "That lane cannot be run by this version",
+    "surface-unavailable": "That surface cannot be used by this version",
+    "nproc-invalid": "The number of ranks must be a positive whole number",
+    "mode-invalid": "The distributed mode does not fit the number of ranks",
+    "steps-too-few": "Fewer than three steps would be measured",
+    "warmup-invalid": "Step 0 may never be measured",
+    "gpu-spec-invalid": "The GPU specification does not parse",
+    "value-invalid": "An argument has a value that cannot be used",
+    # data
+    "data-missing": "The data directory or a shard in it does not exist",
+    "data-empty": "The data holds no tokens, or too few for one step",
+    "shard-truncated": "A shard is shorter than its header says",
+    "shard-mislabelled": "A file is not a token shard of the expected layout",
+    "manifest-invalid": "The manifest beside the shards cannot be used",
+    "manifest-mismatch": "A shard is not the one its manifest describes",
+    "corpus-empty": "No source files were found to build a corpus from",
+    # gates
+    "torch-missing": "The training stack needs torch, which this interpreter does not have",
+    "gpu-missing": "The requested GPU class is not on this host",
+    "compiler-missing": "Compiled runs on a CPU need a C++ compiler",
+    "disk-short": "There is too little free disk for the attempt",
+    "home-unwritable": "The Lanemark home cannot be written",
+    "cache-uncovered": "The compile cache does not cover this case",
+    # runs
+    "run-failed": "The run ended badly; its record says how",
+    "run-cancelled": "The run was cancelled; its record says when",
+    # records
+    "record-missing": "No record has that id",
+    "record-ambiguous": "More than one record begins with that id",
+    "record-corrupt": "The bytes are not the ones the record is named by",
+    "record-malformed": "The file is not a record: its syntax or shape is wrong",
+    "record-too-new": "The record was written by a newer major version",
+    "record-too-large": "The file is larger than any record may be",
+    "evidence-mismatch": "A piece of evidence is not the one the record names",
+    "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
+    # ledger
+    "attempt-missing": "No attempt has that run id",
+    "attempt-unreadable": "The attempt directory cannot be understood",
+    "ledger-unwritable": "The ledger cannot be written",
+    "output-unwritable": "The output file cannot be written",
+}
+
+
+class LanemarkError(Exception):
+    """A failure a user is told about: one sentence, what to do, and a slug that `docs/messages.md` explains.
+
+    Args:
+        slug: a key of `SLUGS`.
+        what: what happened, to what; no full stop at the end.
+        remedy: what to do, as an imperative; no full stop at the end.
+    """
+
+    exit_code: int = 1
+
+    def __init__(self, slug: str, what: str, remedy: str) -> None:
+        assert slug in SLUGS, f"undeclared error slug {slug!r}"
+        super().__init__(f"{what}; {remedy}.")
+        self.slug = slug
+        self.what = what
+        self.remedy = remedy
+
+
+class UsageError(LanemarkError):
+    """The request itself cannot be meant: exit 2, nothing was started and nothing is lost."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """Data or a file that the request names is missing, truncated or mislabelled: exit 2."""
+
+
+class GateRefused(LanemarkError):  # noqa: N818 - a refusal is not a fault; the name is the field's
+    """A gate would not start the run: exit 4, and `remedy` is the command that satisfies it."""
+
+    exit_code = 4
+
+
+class RunFailed(LanemarkError):  # noqa: N818 - reads as the outcome it reports
+    """The run ended badly: exit 1, and a record exists that says how."""
+
+
+class RecordError(LanemarkError):
+    """A record cannot be read, or does not verify: exit 1."""
+
+
+class LedgerError(LanemarkError):
+    """The ledger or an attempt directory cannot be used: exit 1."""

@@ -1,0 +1,76 @@
+"""`Finding`: what a detector or a rule concluded, with its evidence; never more than the evidence carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+Severity = Literal["note", "caveat", "failure"]
+
+#: Every class a finding may have, with what it means. `docs/messages.md` carries the advice for each.
+FINDINGS: Final[dict[str, str]] = {
+    # causes of a failed run
+    "rank_raised": "a rank raised an exception",
+    "rank_exited_early": "a rank ended with status 0 before its work was done",
+    "rank_exited": "a rank ended with a non-zero status and left no exception",
+    "rank_killed": "a rank was killed by a signal that the supervisor did not send",
+    "rank_stopped": "a rank was stopped by a signal and did not continue",
+    "rank_out_of_memory": "a rank ran out of memory",
+    "disk_full": "a file system that the run writes to is full",
+    "start_failed": "the ranks could not be started",
+    "bootstrap_failed": "the ranks could not form a process group",
+    "stalled": "no rank made progress for longer than the stall limit",
+    "wall_limit": "the run outlived its wall-clock limit",
+    "interrupted": "the supervisor was told to stop",
+    "supervisor_lost": "the supervisor died without sealing a record",
+    "undecided": "the run failed and the evidence does not say why",
+    # what a reader of the number must know
+    "gpu_substituted": "the observed device class is not the requested one",
+    "clock_stepped": "the wall clock stepped during the run",
+    "data_synthetic": "the tokens were made up, so no data path was measured",
+    "data_path_remote": "the ranks read their tokens through a network or object mount",
+    "source_dirty": "the working tree had uncommitted changes",
+    "source_unknown": "no commit could be observed",
+    "compiled_in_window": "a compilation happened inside the measured window",
+    "cache_state_contradicted": "the declared cache policy and the observed start-up state disagree",
+    "stalls_in_window": "some measured steps took more than twice the median",
+    "data_wait": "the loop waited for data for more than 1 % of the measured window",
+    "ranks_disagree": "ranks report different facts that should be equal",
+    "logs_truncated": "a rank printed more than is kept",
+    "secrets_redacted": "an argument looked like a secret and was not stored",
+    "append_failed": "the sealed record could not be appended to the ledger",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One conclusion.
+
+    Attributes:
+        kind: a key of `FINDINGS`.
+        severity: `failure` ended the run, `caveat` belongs beside the number, `note` is context.
+        summary: one sentence naming what it is about (which rank, which file).
+        evidence: lines a person can check, in the order they bear on the conclusion.
+        rank: the rank concerned, where there is exactly one.
+    """
+
+    kind: str
+    severity: Severity
+    summary: str
+    evidence: tuple[str, ...] = field(default=())
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in FINDINGS:
+            raise ValueError(f"undeclared finding {self.kind!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        doc: dict[str, Any] = {
+            "kind": self.kind,
+            "severity": self.severity,
+            "summary": self.summary,
+            "evidence": list(self.evidence),
+        }
+        if self.rank is not None:
+            doc["rank"] = self.rank
+        return doc

@@ -1,0 +1,1 @@
+"""View models (pure) and their HTML and terminal rendering."""

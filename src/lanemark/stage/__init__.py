@@ -1,0 +1,1 @@
+"""Before the clock starts: building and staging data, seeding compile caches."""
