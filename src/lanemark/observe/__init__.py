@@ -1,1 +1,1 @@
-"""Probes: hardware, image and source provenance, compile caches, data path, kernel wheels. Thin reading, pure parsing."""
+"""Probes: hardware, image, source, compile caches, data path, kernel wheels. Thin reading, pure parsing."""

@@ -117,6 +117,10 @@ class AttemptPaths:
         return self.root / "host.json"
 
     @property
+    def host_end(self) -> Path:
+        return self.root / "host_end.json"
+
+    @property
     def launch(self) -> Path:
         return self.root / "launch.json"
 

@@ -71,7 +71,7 @@ def parse_gpu(text: str) -> GpuSpec:
         if count_text and int(count_text) < 1:
             raise refuse("asks for no device at all")
         return GpuSpec(given.lower(), count=int(count_text) if count_text else None)
-    name = given.upper() if not given.upper().endswith("GB") else given.upper()
+    name = given.upper()
     if name not in GPU_NAMES:
         raise refuse("names no GPU class we know")
     if count_text is not None and not 1 <= int(count_text) <= 8:

@@ -31,9 +31,9 @@ def digest(data: bytes) -> str:
 
 
 def safe_text(text: str) -> str:
-    """Text that can stand in a record whatever a file name or an environment variable held.
+    r"""Text that can stand in a record whatever a file name or an environment variable held.
 
-    Undecodable bytes (Python's surrogate escapes) become `\\udcXX` in letters; nothing else changes.
+    Undecodable bytes (Python's surrogate escapes) become `\udcXX` in letters; nothing else changes.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

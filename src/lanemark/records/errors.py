@@ -35,6 +35,7 @@ SLUGS: Final[dict[str, str]] = {
     "shard-mislabelled": "A file is not a token shard of the expected layout",
     "manifest-invalid": "The manifest beside the shards cannot be used",
     "manifest-mismatch": "A shard is not the one its manifest describes",
+    "vocab-mismatch": "A token id is outside the preset's vocabulary",
     "corpus-empty": "No source files were found to build a corpus from",
     # gates
     "torch-missing": "The training stack needs torch, which this interpreter does not have",
@@ -53,12 +54,14 @@ SLUGS: Final[dict[str, str]] = {
     "record-malformed": "The file is not a record: its syntax or shape is wrong",
     "record-too-new": "The record was written by a newer major version",
     "record-too-large": "The file is larger than any record may be",
+    "plan-mismatch": "The record's case does not hash to its plan digest",
     "evidence-mismatch": "A piece of evidence is not the one the record names",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
     # ledger
     "attempt-missing": "No attempt has that run id",
     "attempt-unreadable": "The attempt directory cannot be understood",
     "ledger-unwritable": "The ledger cannot be written",
+    "ledger-unreadable": "The ledger cannot be read",
     "output-unwritable": "The output file cannot be written",
 }
 

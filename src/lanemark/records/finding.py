@@ -38,6 +38,7 @@ FINDINGS: Final[dict[str, str]] = {
     "ranks_disagree": "ranks report different facts that should be equal",
     "logs_truncated": "a rank printed more than is kept",
     "secrets_redacted": "an argument looked like a secret and was not stored",
+    "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
     "append_failed": "the sealed record could not be appended to the ledger",
 }
 

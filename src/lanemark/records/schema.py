@@ -221,7 +221,7 @@ class ToolchainPart(Part):
 
 
 class CacheInventory(Part):
-    """What a compile cache directory held: key files and binaries are counted apart, because keys alone prove nothing."""
+    """What a compile cache directory held: keys and binaries are counted apart, because keys alone prove nothing."""
 
     files: Count
     bytes: Count
@@ -471,5 +471,3 @@ def json_schema() -> dict[str, Any]:
         "$id": "urn:x-lanemark:schema:record:v1",
         **schema,
     }
-
-

@@ -40,11 +40,13 @@ def token_count(head: bytes, file_bytes: int) -> int:
     """
     if file_bytes < HEADER_BYTES or len(head) < _HEAD.size:
         raise ShardError("shard-truncated", f"is {file_bytes} bytes, shorter than a shard's {HEADER_BYTES}-byte header")
-    magic, version, count = _HEAD.unpack_from(head)
+    magic, version, count = (int(word) for word in _HEAD.unpack_from(head))
     if magic != MAGIC:
         raise ShardError("shard-mislabelled", f"begins with {magic}, not the llm.c magic {MAGIC}")
     if version != VERSION:
-        raise ShardError("shard-mislabelled", f"is of shard version {version}, and only version {VERSION} (uint16) is read")
+        raise ShardError(
+            "shard-mislabelled", f"is of shard version {version}, and only version {VERSION} (uint16) is read"
+        )
     expected = HEADER_BYTES + TOKEN_BYTES * count
     if count < 0 or file_bytes > expected:
         raise ShardError("shard-mislabelled", f"declares {count} tokens but is {file_bytes} bytes, not {expected}")

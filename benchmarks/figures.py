@@ -1,0 +1,177 @@
+"""The figures we keep: their names, targets and meaning, how a result is judged, and the page made from the results.
+
+`FIGURES` is the only list of names. A benchmark that reports another name, or none of its own, is an error row in the
+results; nothing is dropped silently. Pure: `run.py` beside this file does the reading, starting and writing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+#: Where the table goes in `template.md`.
+TABLE_MARK: Final = "<!-- table -->"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One named figure.
+
+    Attributes:
+        name: `room.what_unit`, stable: scripts and the trend of past results rely on it.
+        module: the file under `benchmarks/` that measures it, without `.py`.
+        sense: whether a good value is at most or at least `limit`.
+        limit: the target, in `unit`.
+        unit: unit of the value; `ratio` for a quotient of two measurements of the same run.
+        meaning: what it says, in one phrase for the page.
+    """
+
+    name: str
+    module: str
+    sense: Literal["<=", ">="]
+    limit: float
+    unit: str
+    meaning: str
+
+    @property
+    def target(self) -> str:
+        """The target as text: `<= 100`."""
+        return f"{self.sense} {self.limit:g}"
+
+    def met_by(self, value: float) -> bool:
+        """Whether `value` reaches the target."""
+        return value <= self.limit if self.sense == "<=" else value >= self.limit
+
+
+FIGURES: Final = (
+    Figure(
+        name="cli.help_cpu_ms",
+        module="cli_help",
+        sense="<=",
+        limit=100,
+        unit="ms",
+        meaning="CPU time of `lanemark --help` in a fresh process",
+    ),
+    Figure(
+        name="record.seal_append_cpu_ms",
+        module="record_cost",
+        sense="<=",
+        limit=20,
+        unit="ms",
+        meaning="CPU time to seal a record and append it, beyond starting the interpreter",
+    ),
+    Figure(
+        name="supervisor.core_share",
+        module="supervisor_share",
+        sense="<=",
+        limit=0.01,
+        unit="ratio",
+        meaning="share of one core that the supervisor takes",
+    ),
+    Figure(
+        name="training.loop_vs_bare",
+        module="training_loop",
+        sense=">=",
+        limit=0.99,
+        unit="ratio",
+        meaning="throughput of the measured loop over a bare loop of the same model and step",
+    ),
+    Figure(
+        name="training.loop_vs_nanogpt",
+        module="training_loop",
+        sense=">=",
+        limit=1.0,
+        unit="ratio",
+        meaning="throughput of our step over a plain nanoGPT-style loop of equal size",
+    ),
+    Figure(
+        name="training.step_record_us",
+        module="step_record",
+        sense="<=",
+        limit=1,
+        unit="us",
+        meaning="time a rank pays to record one step",
+    ),
+)
+
+
+def by_name() -> dict[str, Figure]:
+    """The figures by name."""
+    return {figure.name: figure for figure in FIGURES}
+
+
+def failed(name: str, error: str) -> dict[str, Any]:
+    """The row of a figure that could not be measured. It never meets its target."""
+    figure = by_name().get(name)
+    return {
+        "name": name,
+        "value": None,
+        "unit": figure.unit if figure else "",
+        "target": figure.target if figure else "undeclared",
+        "ok": False,
+        "method": "",
+        "error": error,
+    }
+
+
+def judged(result: Any) -> dict[str, Any]:
+    """A benchmark's own result as a row. `ok` is decided here against our target: a benchmark may only be stricter.
+
+    Anything unusable (another name, no finite number) becomes an error row that says so.
+    """
+    if not isinstance(result, dict) or not isinstance(result.get("name"), str):
+        return failed("unnamed", f"a benchmark returned {str(result)[:80]!r}, which has no name")
+    name, value = result["name"], result.get("value")
+    figure = by_name().get(name)
+    if figure is None:
+        return failed(name, "the name is not declared in benchmarks/figures.py")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return failed(name, str(result.get("error") or f"the value {str(value)[:80]!r} is not a finite number"))
+    return {
+        "name": name,
+        "value": value,
+        "unit": figure.unit,
+        "target": figure.target,
+        "ok": figure.met_by(value) and result.get("ok", True) is True,
+        "method": str(result.get("method", "")),
+    }
+
+
+def rows_of(module: str, results: Any) -> list[dict[str, Any]]:
+    """Every row a module owes: what it returned, judged, and an error row for each of its figures it left out."""
+    if not isinstance(results, list):
+        results = []
+    rows = [judged(result) for result in results]
+    seen = {row["name"] for row in rows}
+    owed = [figure.name for figure in FIGURES if figure.module == module and figure.name not in seen]
+    return rows + [failed(name, f"benchmarks/{module}.py did not return it") for name in owed]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _value(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return "not measured"
+    unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
+    return f"{row['value']:.4g}{unit}"
+
+
+def page(template: str, rows: list[dict[str, Any]]) -> str:
+    """`docs/BENCHMARKS.md`: the template with the table, the methods, and where the values come from."""
+    meanings = {figure.name: figure.meaning for figure in FIGURES}
+    out = ["| figure | value | target | met | what it says |", "|---|---|---|---|---|"]
+    out += [
+        f"| `{row['name']}` | {_value(row)} | {row['target']} | {'yes' if row['ok'] else '**no**'} "
+        f"| {_cell(meanings.get(row['name'], 'undeclared'))} |"
+        for row in rows
+    ]
+    out += ["", "### How each was measured", ""]
+    out += [f"- `{row['name']}`: {_cell(row.get('error') or row['method'] or 'no method given')}" for row in rows]
+    origins = sorted({f"commit `{row['commit']}` on {_cell(row['machine'])}" for row in rows})
+    out += ["", "### Where", "", *(f"- {origin}" for origin in origins)]
+    if TABLE_MARK not in template:
+        raise ValueError(f"the template has no line {TABLE_MARK}")
+    return template.replace(TABLE_MARK, "\n".join(out))

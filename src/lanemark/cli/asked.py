@@ -1,0 +1,176 @@
+"""From a command line to a `Case` and where it is to lie: the arguments that `run` and `plan` share.
+
+Everything chosen here that was not asked for carries its reason, which `plan` prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+
+from lanemark.cli.parsing import Parser
+from lanemark.lanes.presets import PRESETS, Preset, preset
+from lanemark.lanes.training import check_window
+from lanemark.records.case import LANES, Case, DataAsked, parse_gpu
+from lanemark.records.errors import UsageError
+
+#: One node of the field's boxes has 8 GPUs; on a CPU more ranks than this only measure the scheduler.
+MAX_NPROC = 64
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of `lanemark run LANE …` and `lanemark plan LANE …`."""
+    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; this version runs `training`")
+    group = parser.add_argument_group("what is asked")
+    group.add_argument("--preset", default="dense-nano", metavar="P", help=f"model recipe: {', '.join(PRESETS)}")
+    group.add_argument("--nproc", default="1", metavar="N", help="ranks on this node (default 1)")
+    group.add_argument(
+        "--mode", default=None, metavar="M", help="single, ddp or fsdp2 (default: single, fsdp2 above 1)"
+    )
+    group.add_argument("--gpu", default="any", metavar="SPEC", help="NAME[!][:COUNT], cpu or any (default any)")
+    group.add_argument("--compile", default="eager", metavar="C", help="eager, regional or model (default eager)")
+    group.add_argument("--dtype", default=None, metavar="D", help="fp32 or bf16 (default: bf16 on a GPU, else fp32)")
+    group.add_argument("--steps", default=None, metavar="N", help="optimizer steps in all, warm-up included")
+    group.add_argument("--warmup", default=None, metavar="K", help="leading steps never measured, at least 1")
+    group.add_argument("--sequence", default=None, metavar="T", help="tokens in a sequence (default: the preset's)")
+    group.add_argument("--micro-batch", default=None, metavar="B", help="sequences a rank takes in one forward")
+    group.add_argument("--grad-accum", default="1", metavar="A", help="forwards a rank takes in one step (default 1)")
+    group.add_argument("--seed", default="0", metavar="S", help="of weights and data order (default 0)")
+    place = parser.add_argument_group("where")
+    place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
+    place.add_argument(
+        "--data", default=None, metavar="PATH",
+        help="directory of llm.c token shards, or `synthetic` (default: a corpus of the C++ headers in torch's wheel)",
+    )  # fmt: skip
+    place.add_argument(
+        "--cache-policy", default="seed", metavar="P",
+        help="compile cache: require a covered one, seed (use and fill), or cold (a fresh, empty one)",
+    )  # fmt: skip
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--stall-timeout", default="300", metavar="S", help="end the run after S s without progress")
+    limits.add_argument("--wall-limit", default="3600", metavar="S", help="end the run after S s whatever it does")
+
+
+def whole(text: str, name: str, low: int, high: int, *, slug: str = "value-invalid") -> int:
+    """A whole number within bounds. Raises UsageError naming the argument."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high or str(text).strip() != str(text):
+        raise UsageError(
+            slug, f"{name} {text[:40]!r} is not a whole number from {low} to {high}", f"give {name} such a number"
+        )
+    return value
+
+
+def seconds(text: str, name: str) -> float:
+    """A finite positive number of seconds. Raises UsageError naming the argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 30 * 86_400:
+        raise UsageError(
+            "value-invalid",
+            f"{name} {text[:40]!r} is not a number of seconds up to 30 days",
+            f"give {name} such a number",
+        )
+    return value
+
+
+def one_of(text: str, name: str, allowed: tuple[str, ...]) -> str:
+    """One of a few words. Raises UsageError naming them."""
+    if text not in allowed:
+        raise UsageError(
+            "value-invalid", f"{name} {text[:40]!r} is none of {', '.join(allowed)}", f"give {name} one of them"
+        )
+    return text
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A command line, understood, before anything of the host or the data was looked at.
+
+    Attributes:
+        case: everything but the data's digest and a precision that depends on the device, which the host decides.
+        preset: the recipe.
+        dtype_given: whether the precision was asked for.
+        data: `synthetic`, a directory, or None for the default corpus.
+        reasons: argument → why it has the value it has, for everything not asked for.
+    """
+
+    case: Case
+    preset: Preset
+    dtype_given: bool
+    data: str | None
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def understand(args: argparse.Namespace) -> Asked:
+    """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
+    lane = one_of(args.lane, "the lane", LANES)
+    if lane != "training":
+        raise UsageError(
+            "lane-unavailable", f"the {lane} lane is not run by this version", "use `lanemark run training`"
+        )
+    if args.surface != "local":
+        raise UsageError(
+            "surface-unavailable",
+            f"the surface {args.surface[:40]!r} is not available in this version",
+            "use --surface local",
+        )
+    recipe = preset(args.preset)
+    nproc = whole(args.nproc, "--nproc", 1, MAX_NPROC, slug="nproc-invalid")
+    reasons: dict[str, str] = {}
+    mode = args.mode
+    if mode is None:
+        mode = "single" if nproc == 1 else "fsdp2"
+        reasons["mode"] = f"{nproc} rank{'s' if nproc > 1 else ''} and no --mode given"
+    mode = one_of(mode, "--mode", ("single", "ddp", "fsdp2"))
+    if mode == "single" and nproc > 1:
+        raise UsageError(
+            "mode-invalid", f"--mode single has room for one rank, not {nproc}", "use --mode ddp or --mode fsdp2"
+        )
+    steps, warmup = args.steps, args.warmup
+    if steps is None:
+        steps = str(
+            recipe.steps if warmup is None else int(whole(warmup, "--warmup", 0, 10**6)) + recipe.steps - recipe.warmup
+        )
+        reasons["steps"] = f"the preset {recipe.name}'s default"
+    if warmup is None:
+        warmup = str(recipe.warmup)
+        reasons["warmup"] = f"the preset {recipe.name}'s default"
+    num_steps = whole(steps, "--steps", 0, 10**7)
+    num_warmup = whole(warmup, "--warmup", 0, 10**6, slug="warmup-invalid")
+    check_window(num_steps, num_warmup)
+    gpu = parse_gpu(args.gpu)
+    if gpu.name not in ("any", "cpu") and gpu.count is not None and gpu.count != nproc:
+        raise UsageError("gpu-spec-invalid", f"--gpu {gpu} asks for {gpu.count} devices and --nproc for {nproc} ranks",
+                         f"give one rank a device: --nproc {gpu.count}")  # fmt: skip
+    dtype = args.dtype or "fp32"
+    case = Case(
+        lane="training",
+        preset=recipe.name,
+        nproc=nproc,
+        mode=mode,  # type: ignore[arg-type]  # one_of checked it
+        compile=one_of(args.compile, "--compile", ("eager", "regional", "model")),  # type: ignore[arg-type]
+        dtype=one_of(dtype, "--dtype", ("fp32", "bf16")),  # type: ignore[arg-type]
+        steps=num_steps,
+        warmup=num_warmup,
+        sequence=_sequence(args.sequence, recipe),
+        micro_batch=whole(args.micro_batch or str(recipe.micro_batch), "--micro-batch", 1, 4096),
+        grad_accum=whole(args.grad_accum, "--grad-accum", 1, 4096),
+        seed=whole(args.seed, "--seed", 0, 2**31 - 1),
+        data=DataAsked("synthetic") if args.data == "synthetic" else DataAsked("shards"),
+        surface="local",
+        gpu=str(gpu),
+        cache_policy=one_of(args.cache_policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
+        stall_s=seconds(args.stall_timeout, "--stall-timeout"),
+        wall_s=seconds(args.wall_limit, "--wall-limit"),
+    )
+    return Asked(case, recipe, args.dtype is not None, args.data, reasons)
+
+
+def _sequence(text: str | None, recipe: Preset) -> int:
+    return recipe.sequence if text is None else whole(text, "--sequence", 8, recipe.sequence)

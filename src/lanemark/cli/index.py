@@ -1,0 +1,28 @@
+"""`lanemark index sync`: make the disposable index say what the ledger's files say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from lanemark.cli.asked import one_of
+from lanemark.cli.parsing import home, parser, print_json
+from lanemark.ledger.ledger import Ledger
+
+
+def main(args: list[str]) -> int:
+    """Rebuild the index. Exit 0, or 1 when a file in the ledger is not what its name says."""
+    verb = parser("index", "Make the ledger's index say what its files say; the index may be deleted at any time.")
+    verb.add_argument("action", metavar="sync", help="the one action there is")
+    verb.add_argument("--json", action="store_true", help="print the counts as JSON")
+    asked = verb.parse_args(args)
+    one_of(asked.action, "the action", ("sync",))
+    report = Ledger(home().ledger).sync()
+    if asked.json:
+        print_json(asdict(report))
+    else:
+        for name, value in asdict(report).items():
+            if isinstance(value, int):
+                print(f"{name}: {value}")
+        for bad in report.bad:
+            print(f"not a record: {bad.name} {bad.reason}")
+    return 1 if report.bad else 0

@@ -1,0 +1,104 @@
+"""`lanemark`: find the verb, let its module parse and run, turn errors into one sentence and an exit code.
+
+Nothing is imported here that `--help` does not need: each verb's module is loaded when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from lanemark.records.errors import LanemarkError, UsageError
+
+#: verb → (module under `lanemark.cli`, one line of help). The order is the order of use.
+VERBS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("run", "run a benchmark and leave one sealed record"),
+    "plan": ("plan", "print what `run` would launch, as JSON; launch nothing"),
+    "runs": ("runs", "list attempts and their states"),
+    "collect": ("collect", "seal attempts whose supervisor was lost"),
+    "list": ("listing", "list records, newest first"),
+    "show": ("show", "show one record: requested, observed, figures, and what it does not prove"),
+    "verify": ("verify", "check a record step by step, from its bytes to its evidence"),
+    "env": ("env", "print what can be observed of this host"),
+    "report": ("report", "write one self-contained HTML file from records"),
+    "index": ("index", "rebuild the ledger's disposable index from its files"),
+}
+
+EXIT_CODES: Final = (
+    (0, "done and healthy"),
+    (1, "the run or the check failed (a record exists)"),
+    (2, "usage or bad input"),
+    (3, "not comparable"),
+    (4, "a gate refused to start; the message names the command that satisfies it"),
+)
+
+
+def usage() -> str:
+    """The text of `lanemark --help`."""
+    width = max(map(len, VERBS))
+    lines = [
+        "usage: lanemark VERB [ARGUMENT ...]",
+        "",
+        "Benchmark training stacks; leave one checkable record per run.",
+        "",
+        "verbs:",
+        *(f"  {verb:<{width}}  {line}" for verb, (_, line) in VERBS.items()),
+        "",
+        "exit codes:",
+        *(f"  {code}  {meaning}" for code, meaning in EXIT_CODES),
+        "",
+        "`lanemark VERB --help` explains a verb. State lives under $LANEMARK_HOME.",
+    ]
+    return "\n".join(lines)
+
+
+def _close(word: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, VERBS, n=1)
+    return f"did you mean `lanemark {near[0]}`" if near else "see `lanemark --help` for the verbs"
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        from lanemark import __version__
+
+        print(f"lanemark {__version__}")
+        return 0
+    verb = args[0]
+    if verb not in VERBS:
+        raise UsageError("arguments-invalid", f"there is no verb {verb[:40]!r}", _close(verb))
+    module = importlib.import_module(f"lanemark.cli.{VERBS[verb][0]}")
+    code: int = module.main(args[1:])
+    return code
+
+
+def _report(error: LanemarkError, args: Sequence[str]) -> None:
+    print(f"lanemark: {error} [{error.slug}]", file=sys.stderr)
+    if "--json" in args:
+        import json
+
+        print(json.dumps({"error": {"slug": error.slug, "message": str(error)}}))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code; never raises for bad input."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except LanemarkError as error:
+        _report(error, args)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("lanemark: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of a pipe went away (`lanemark list | head`): that is not an error, and Python must not say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

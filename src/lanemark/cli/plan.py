@@ -1,0 +1,75 @@
+"""`lanemark plan`: what `run` would launch, as JSON. Launches nothing, allocates nothing, builds nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+from lanemark.cli.asked import add_arguments, understand
+from lanemark.cli.deciding import decide
+from lanemark.cli.parsing import home, parser, print_json
+from lanemark.lanes.presets import Preset
+from lanemark.launch.local import LocalSurface
+from lanemark.records.observation import absent, observed, unavailable
+
+#: Importing torch takes a few seconds on a cold disk; longer than this and something is wrong with it.
+_DESCRIBE_TIMEOUT_S = 120.0
+
+
+def main(args: list[str]) -> int:
+    """Print the plan. Exit 0."""
+    verb = parser("plan", "Print what `run` would launch, as JSON; launch nothing.")
+    add_arguments(verb)
+    verb.add_argument("--json", action="store_true", help="accepted for symmetry: a plan is always JSON")
+    asked = understand(verb.parse_args(args))
+    place = home()
+    decided = decide(asked, place, build=False)
+    request = LocalSurface().request(decided.case, decided.placement)
+    print_json(
+        {
+            "case": decided.case.to_json(),
+            "plan_digest": decided.case.digest,
+            "tokens_per_step": decided.case.tokens_per_step,
+            "measured_steps": decided.case.measured_steps,
+            "reasons": decided.reasons,
+            "model": model_facts(asked.preset, decided.case.sequence),
+            "request": request.to_json(),
+        }
+    )
+    return 0
+
+
+def model_facts(recipe: Preset, sequence: int) -> dict[str, Any]:
+    """Sizes of the model: the closed form, and beside it the count on torch's meta device where torch is installed."""
+    return {
+        "preset": recipe.name,
+        "purpose": recipe.purpose,
+        "pattern": recipe.pattern,
+        "depth": recipe.depth,
+        "width": recipe.width,
+        "num_heads": recipe.num_heads,
+        "num_kv_heads": recipe.num_kv_heads,
+        "num_experts": recipe.num_experts,
+        "top_k": recipe.top_k,
+        "vocab": recipe.vocab,
+        "sequence": sequence,
+        "parameters": recipe.num_parameters,
+        "parameters_active": recipe.num_active_parameters,
+        "flops_per_token": recipe.flops_per_token(sequence),
+        "parameters_on_meta_device": _counted(recipe),
+    }
+
+
+def _counted(recipe: Preset) -> dict[str, Any]:
+    source = "lanemark.stack.describe"
+    if find_spec("torch") is None:
+        return absent(source, "torch is not installed here").to_json()
+    command = [sys.executable, "-m", "lanemark.stack.describe", "--preset", recipe.name, "--json"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_DESCRIBE_TIMEOUT_S, check=True)
+        return observed(int(json.loads(done.stdout)["parameters"]), source).to_json()
+    except (subprocess.SubprocessError, OSError, ValueError, KeyError) as error:
+        return unavailable(source, f"building on the meta device failed: {type(error).__name__}").to_json()

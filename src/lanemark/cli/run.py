@@ -1,0 +1,166 @@
+"""`lanemark run training`: gates, then one attempt from prepared to sealed, then its record on the screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from lanemark.cli.asked import Asked, add_arguments, understand
+from lanemark.cli.deciding import Decided, decide
+from lanemark.cli.gates import cache_covered, compiler, devices, disk_room, home_writable, training_stack
+from lanemark.cli.parsing import advise, home, parser, print_json
+from lanemark.cli.progress import Bar
+from lanemark.collect.conduct import Conducted, conduct
+from lanemark.collect.preparing import Attempt, prepare
+from lanemark.collect.signals import StopSignals
+from lanemark.launch.local import LocalSurface
+from lanemark.launch.supervise import Tick
+from lanemark.observe.compile_cache import inventory
+from lanemark.observe.packages import cxx_facts
+from lanemark.records.attempt import Home
+from lanemark.records.encoding import decode
+from lanemark.records.errors import UsageError
+
+
+def main(args: list[str]) -> int:
+    """Run one benchmark. Exit 0 done and healthy, 1 the run failed (a record exists), 2 bad input, 4 a gate refused."""
+    verb = parser("run", "Run a benchmark and leave one sealed record. Only the training lane runs in this version.")
+    add_arguments(verb)
+    verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")
+    verb.add_argument("--json", action="store_true", help="print run id, record id, path and state as JSON")
+    words = _split_command(args)
+    options = verb.parse_args(words)
+    if options.detach:
+        raise UsageError(
+            "value-invalid",
+            "--detach is not available in this version",
+            "run the command under nohup and use `lanemark collect --wait`",
+        )
+    asked = understand(options)
+    place = home()
+    decided = prepare_run(asked, place)
+    done = run(decided, place, argv=["lanemark", "run", *args])
+    return _report(done, as_json=options.json)
+
+
+def _split_command(args: list[str]) -> list[str]:
+    """The arguments before `--`. A user's own command after it is refused until a version can run one."""
+    if "--" not in args:
+        return args
+    if args[args.index("--") + 1 :]:
+        raise UsageError(
+            "value-invalid", "a command of your own after `--` is not available in this version",
+            "leave it out to run the reference stack",
+        )  # fmt: skip
+    return args[: args.index("--")]
+
+
+def prepare_run(asked: Asked, place: Home) -> Decided:
+    """Pass every gate and close what the arguments left open.
+
+    Raises:
+        GateRefused: with the command that would satisfy it.
+        DataError: the data cannot be used.
+    """
+    home_writable(place)
+    training_stack()
+    disk_room(place)
+    decided = decide(asked, place, build=True)
+    gpu = decided.devices
+    devices(decided.case, gpu["device_class"], gpu["device_count"])
+    compiler(decided.case, cxx_facts().to_json(), on_gpu=gpu["device_class"].status == "observed")
+    cache = decided.placement.cache_dir
+    if cache is not None:
+        cache_covered(decided.case, cache, inventory(cache).to_json())
+    return decided
+
+
+def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
+    """Prepare and conduct one attempt in this process, with progress on stderr and signals turned into an ending."""
+    case, placement = decided.case, decided.placement
+    kept = {"cwd": os.getcwd()}
+    if placement.data_dir is not None:
+        kept["data_dir"] = str(placement.data_dir)
+    if placement.cache_dir is not None:
+        kept["cache_dir"] = str(placement.cache_dir)
+    with StopSignals() as stop:
+        attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc)
+        advise(
+            f"lanemark: {attempt.paths.run_id}: {case.preset}, {case.nproc} ranks,"
+            f" {case.mode}, {case.compile}, {case.dtype}"
+        )
+        watcher = Watcher(attempt)
+        try:
+            return conduct(
+                place, attempt, LocalSurface(), placement, environ=os.environ, on_tick=watcher.tick, interrupted=stop
+            )
+        finally:
+            watcher.close()
+
+
+class Watcher:
+    """Turns the supervisor's looks at the ranks into one line of progress."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._case = attempt.case
+        self._bar: Bar | None = None
+        self._started_s = time.monotonic()
+
+    def tick(self, seen: Tick) -> None:
+        """One look. The bar is made at the first one, after the ranks were forked: it brings a thread with it."""
+        if self._bar is None:
+            self._bar = Bar("running")
+            self._bar.__enter__()
+        self._bar.line(self._text(seen))
+
+    def _text(self, seen: Tick) -> str:
+        pages = [page for page in seen.beacons if page is not None]
+        if not pages:
+            return "starting the ranks"
+        slowest = min(pages, key=lambda page: (page.step, page.sequence))
+        total = self._case.steps
+        if slowest.phase in ("warmup", "window") or slowest.step > 0:
+            where = "warm-up" if slowest.step < self._case.warmup else "measuring"
+            return f"{where}, step {min(slowest.step, total)} of {total}"
+        phases = sorted({page.phase for page in pages})
+        return ", ".join(phase.replace("_", " ") for phase in phases)
+
+    def close(self) -> None:
+        """Take the line off the screen."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+
+def _report(done: Conducted, *, as_json: bool) -> int:
+    from lanemark.cli.show import rendered
+
+    predicate: dict[str, Any] = decode(done.record.data)["predicate"]
+    outcome = predicate["outcome"]
+    if done.notice is not None:
+        advise(f"lanemark: {done.notice}")
+    if as_json:
+        doc = {
+            "run_id": predicate["run_id"],
+            "record_id": done.record.id,
+            "record_path": str(done.record_path),
+            "state": outcome["state"],
+            "receipt": outcome["receipt"],
+            "receipt_reason": outcome["receipt_reason"],
+            "appended": done.notice is None,
+        }
+        if "first_cause" in outcome:
+            doc["first_cause"] = outcome["first_cause"]
+        print_json(doc)
+    else:
+        try:
+            print(rendered(done.record.id, predicate))
+        except Exception as error:
+            advise(f"lanemark: the record is sealed but could not be rendered ({type(error).__name__}: {error})")
+            print(f"{done.record.id}  {outcome['state']}  {outcome['receipt_reason']}")
+    if outcome["state"] != "ok":
+        cause = outcome.get("first_cause", {}).get("summary", outcome["receipt_reason"])
+        slug = "run-cancelled" if outcome["state"] == "cancelled" else "run-failed"
+        print(f"lanemark: {cause}; see `lanemark show {done.record.id[7:19]}`. [{slug}]", file=sys.stderr)
+    return 0 if outcome["state"] == "ok" and outcome["receipt"] else 1

@@ -1,0 +1,106 @@
+"""The tokens of a run: find them, build the default corpus where there is none, check every byte before the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lanemark.cli.asked import Asked
+from lanemark.cli.progress import Bar
+from lanemark.lanes.presets import Preset
+from lanemark.observe.shards import ShardSet, dataset_digest, open_shards, verify_digests
+from lanemark.records.attempt import Home
+from lanemark.records.case import Case, DataAsked
+from lanemark.records.errors import GateRefused
+from lanemark.records.observation import absent, observed
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where a run's tokens are and what they are.
+
+    Attributes:
+        directory: shards, or None for made-up tokens.
+        asked: what the case pins.
+        doc: what was seen of them, for the record's `data` part: digests and shards, as observations.
+    """
+
+    directory: Path | None
+    asked: DataAsked
+    doc: dict[str, Any]
+
+
+def default_corpus(home: Home) -> Path:
+    """Where the default corpus lies: named by its source, so that another one never stands in for it."""
+    return home.data / "torch-headers"
+
+
+def _build_default(destination: Path) -> None:
+    from importlib.util import find_spec
+
+    from lanemark.stage.corpus import build_corpus
+
+    if find_spec("tokenizers") is None:
+        raise GateRefused(
+            "torch-missing",
+            "building the default corpus needs the `tokenizers` package, which this interpreter does not have",
+            "pip install 'lanemark[train]', or name token shards with --data DIR",
+        )
+    # One small vocabulary serves every preset: ids only have to be below the preset's own.
+    with Bar("building the corpus from the C++ headers in torch's wheel") as bar:
+        build_corpus(None, destination, progress=lambda what, done, of: bar.line(f"{what}, {done} of {of}"))
+
+
+def _check(shards: ShardSet, case: Case, recipe: Preset) -> None:
+    shards.check_enough(case.sequence, case.nproc * case.micro_batch * case.grad_accum)
+    shards.check_vocab(recipe.vocab)
+
+
+def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
+    """Find, build or check the tokens. Reads every byte of the shards once, so that the record can name them.
+
+    Args:
+        asked: the understood command line.
+        home: where the default corpus lies.
+        build: whether the default corpus may be built now (`plan` looks, and builds nothing).
+
+    Raises:
+        DataError: missing, empty, truncated or mislabelled data, naming the file.
+    """
+    case, recipe = asked.case, asked.preset
+    if asked.data == "synthetic":
+        return Tokens(None, DataAsked("synthetic"), {})
+    directory = Path(asked.data).absolute() if asked.data is not None else default_corpus(home)
+    if asked.data is None and build and not (directory / "manifest.json").exists():
+        _build_default(directory)
+    if asked.data is None and not build and not directory.exists():
+        return Tokens(directory, DataAsked("shards"), {})
+    shards = open_shards(directory)
+    _check(shards, case, recipe)
+    total = sum(shard.bytes for shard in (*shards.shards, *shards.held_out))
+    with Bar("reading and hashing the shards", total=total) as bar:
+        entries = verify_digests(shards, lambda _, count: bar.advance(count))
+    name = dataset_digest(entries)
+    source = "sha256 of every shard's bytes"
+    no_manifest = absent("data directory", "there is no manifest beside the shards").to_json()
+    manifest = shards.manifest
+    trained = {shard.name for shard in shards.shards}
+    doc = {
+        "dataset_digest": observed(name, source).to_json(),
+        "tokenizer_digest": observed(manifest.tokenizer_digest, "manifest.json").to_json()
+        if manifest is not None and manifest.tokenizer_digest
+        else no_manifest,
+        "manifest_verified": observed(value=True, source=source).to_json() if manifest is not None else no_manifest,
+        "shards": [
+            {
+                "name": entry.name,
+                "bytes": entry.bytes,
+                "tokens": entry.tokens,
+                "sha256": observed(entry.sha256, "sha256 of its bytes").to_json(),
+            }
+            for entry in entries
+            if entry.name in trained
+        ],
+    }
+    return Tokens(directory, DataAsked("shards", name), doc)

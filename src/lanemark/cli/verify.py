@@ -1,0 +1,56 @@
+"""`lanemark verify ID|FILE…`: check records step by step. Any failing step closes; every record is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lanemark.cli.parsing import home, parser, print_json
+from lanemark.ledger.ledger import Ledger
+from lanemark.records.errors import LanemarkError
+
+
+def main(args: list[str]) -> int:
+    """Verify records. Exit 0 when every one verifies, 1 otherwise."""
+    verb = parser("verify", "Verify records: bytes, digest, syntax, schema, lane rules, evidence.")
+    verb.add_argument("targets", nargs="+", metavar="ID|FILE", help="record ids, beginnings of them, run ids, or files")
+    verb.add_argument("--json", action="store_true", help="print the steps as JSON")
+    asked = verb.parse_args(args)
+    reports = [_checked(target) for target in asked.targets]
+    if asked.json:
+        print_json({"verified": all(report["ok"] for report in reports), "records": reports})
+    else:
+        for report in reports:
+            _print(report)
+    return 0 if all(report["ok"] for report in reports) else 1
+
+
+def _checked(target: str) -> dict[str, object]:
+    from lanemark.ledger.verify import verify_file
+
+    place = home()
+    path = Path(target)
+    try:
+        report = (
+            verify_file(path, ledger_root=place.ledger)
+            if "/" in target or path.suffix == ".json" or path.is_file()
+            else Ledger(place.ledger).verify(target)
+        )
+    except LanemarkError as error:
+        failed = {"number": 0, "step": "find", "status": "failed", "slug": error.slug, "detail": str(error)}
+        return {"target": target, "ok": False, "steps": [failed]}
+    return {
+        "target": target,
+        "ok": report.ok,
+        "record_id": report.record_id,
+        "steps": [vars(step) for step in report.steps],
+    }
+
+
+def _print(report: dict[str, object]) -> None:
+    marks = {"ok": "ok", "failed": "FAILED", "skipped": "skipped"}
+    print(f"{report['target']}: {'verified' if report['ok'] else 'NOT VERIFIED'}")
+    steps = report["steps"]
+    assert isinstance(steps, list)
+    for step in steps:
+        slug = f" [{step['slug']}]" if step.get("slug") else ""
+        print(f"  {step['number']}. {step['step']:<10} {marks[step['status']]:<8} {step['detail']}{slug}")

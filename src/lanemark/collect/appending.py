@@ -1,0 +1,26 @@
+"""Append a sealed record to the ledger, with its evidence. A failed append is a notice, never a failed run."""
+
+from __future__ import annotations
+
+from lanemark.ledger.ledger import Ledger
+from lanemark.records.attempt import AttemptPaths, Home
+from lanemark.records.encoding import decode
+from lanemark.records.errors import LanemarkError
+from lanemark.records.statement import SealedRecord
+
+
+def append_to_ledger(home: Home, paths: AttemptPaths, record: SealedRecord) -> str | None:
+    """Append the record and the evidence that is still at hand. Returns None, or a sentence on why the ledger refused.
+
+    The record stays in the attempt directory either way, and `lanemark collect` tries again.
+    """
+    evidence = [
+        (item["name"], paths.root / item["name"])
+        for item in decode(record.data)["predicate"]["evidence"]
+        if (paths.root / item["name"]).is_file()
+    ]
+    try:
+        Ledger(home.ledger).append(record.data, evidence)
+    except (LanemarkError, OSError) as error:
+        return f"the record could not be appended to the ledger ({error}); it is kept at {paths.record}"
+    return None

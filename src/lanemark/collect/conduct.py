@@ -1,0 +1,198 @@
+"""Conduct one attempt from prepared to sealed, on every exit path.
+
+    lock ─▶ observe host ─▶ request ─▶ running ─▶ launch ─▶ supervise ─▶ observe again ─▶ seal ─▶ append
+
+Whatever goes wrong on the way, a defect of ours included, ends in `seal`: the exception becomes the record's
+`start_failed`, and only then is it raised again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from lanemark.collect.appending import append_to_ledger
+from lanemark.collect.lock import AttemptLock
+from lanemark.collect.manifest import Manifest, save
+from lanemark.collect.preparing import Attempt
+from lanemark.collect.sealing import Ending, seal_attempt
+from lanemark.launch.supervise import Limits, Supervision, Tick, supervise
+from lanemark.launch.surface import LaunchRequest, Placement, Surface
+from lanemark.measure.durable import replace_file
+from lanemark.observe.clock import ClockWatch
+from lanemark.observe.compile_cache import inventory
+from lanemark.observe.snapshot import host_snapshot
+from lanemark.records.attempt import AttemptPaths, Home, State
+from lanemark.records.encoding import encode
+from lanemark.records.errors import LanemarkError, LedgerError
+from lanemark.records.finding import Finding
+from lanemark.records.observation import absent
+from lanemark.records.statement import SealedRecord
+
+#: A clock step smaller than this is within what NTP slews during a run; larger ones deserve a line.
+_CLOCK_STEP_S: Final = 1.0
+
+
+_COLD_NAME: Final = "lanemark-cold-caches"
+
+
+def cold_root(shared: Path) -> Path:
+    """Where the caches of cold starts are made and removed again: beside the shared one, never inside it. Pure."""
+    return shared.parent / _COLD_NAME
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """The end of an attempt.
+
+    Attributes:
+        record: the sealed bytes and their id.
+        manifest: in its final state.
+        record_path: where the record can be read.
+        notice: why the ledger did not take it, or None.
+    """
+
+    record: SealedRecord
+    manifest: Manifest
+    record_path: Path
+    notice: str | None
+
+
+def conduct(
+    home: Home,
+    attempt: Attempt,
+    surface: Surface,
+    placement: Placement,
+    *,
+    environ: Mapping[str, str],
+    on_tick: Callable[[Tick], None],
+    interrupted: Callable[[], str | None],
+) -> Conducted:
+    """Run one prepared attempt and seal its record. The calling process is its supervisor.
+
+    Args:
+        home: where the ledger is.
+        attempt: what `prepare` made.
+        surface: where it runs.
+        placement: where data and caches lie.
+        environ: the operator's environment.
+        on_tick: called at each look at the ranks, for progress.
+        interrupted: the name of a signal that told us to stop, or None.
+
+    Raises:
+        OSError: the record could be written nowhere.
+        LedgerError: the attempt is already supervised by another process.
+    """
+    paths = attempt.paths
+    with AttemptLock(paths.lock) as held:
+        if not held:
+            raise LedgerError(
+                "attempt-unreadable", f"attempt {paths.run_id} is supervised by another process", "wait for it to end"
+            )
+        run = _Run(attempt, surface, placement, environ)
+        failure: BaseException | None = None
+        try:
+            run.go(on_tick, interrupted)
+        except BaseException as error:
+            failure = error
+        finally:
+            run.observe_end()
+        ending = run.ending(interrupted(), failure)
+        record, manifest = seal_attempt(paths, run.manifest, ending)
+        _save_quietly(paths, manifest)
+        notice = append_to_ledger(home, paths, record)
+        if notice is None:
+            manifest = replace(manifest, appended=True)
+            _save_quietly(paths, manifest)
+        run.clean_up()
+    if failure is not None and not isinstance(failure, (OSError, LanemarkError)):
+        raise failure
+    return Conducted(record, manifest, paths.record, notice)
+
+
+def _save_quietly(paths: AttemptPaths, manifest: Manifest) -> None:
+    """The record is sealed by now: a manifest that cannot be saved is found and mended by the next sweep."""
+    try:
+        save(paths, manifest)
+    except OSError:
+        return
+
+
+class _Run:
+    """The moving parts of one attempt between `prepared` and sealed."""
+
+    def __init__(self, attempt: Attempt, surface: Surface, placement: Placement, environ: Mapping[str, str]) -> None:
+        self.manifest = attempt.manifest
+        self._attempt = attempt
+        self._paths = attempt.paths
+        self._surface = surface
+        self._placement = placement
+        self._environ = environ
+        self._clock = ClockWatch()
+        self._findings: list[Finding] = []
+        self._launched = False
+        self._supervision: Supervision | None = None
+
+    def go(self, on_tick: Callable[[Tick], None], interrupted: Callable[[], str | None]) -> None:
+        """Observe, launch and supervise. Raises OSError or LanemarkError when the ranks cannot be started."""
+        paths, case = self._paths, self._attempt.case
+        if self._placement.cache_dir is not None:
+            os.makedirs(self._placement.cache_dir, exist_ok=True)
+        host = host_snapshot(cwd=Path.cwd(), environ=self._environ, cache_dir=self._placement.cache_dir)
+        replace_file(paths.host, encode(host))
+        if interrupted() is not None:
+            return
+        request = self._surface.request(case, self._placement)
+        self._move(State.RUNNING, f"starting {case.nproc} rank{'s' if case.nproc > 1 else ''}")
+        self._write_launch(request)
+        launched = self._surface.launch(request, paths)
+        self._launched = True
+        limits = Limits.of(case)
+        self._supervision = supervise(
+            self._surface, launched, paths, limits=limits, on_tick=on_tick, interrupted=interrupted
+        )
+
+    def _move(self, state: State, reason: str) -> None:
+        self.manifest = self.manifest.moved(state, reason)
+        save(self._paths, self.manifest)
+
+    def _write_launch(self, request: LaunchRequest) -> None:
+        replace_file(self._paths.launch, encode({**request.to_json(), "launched_ns": time.monotonic_ns()}))
+
+    def observe_end(self) -> None:
+        """What can only be seen once the ranks are gone: the cache they left, and what the wall clock did."""
+        stepped = self._clock.stepped_s().value or 0.0
+        if abs(stepped) >= _CLOCK_STEP_S:
+            text = (
+                f"the wall clock stepped by {stepped:+.1f} s during the run; durations come from a clock that does not"
+            )
+            self._findings.append(Finding("clock_stepped", "caveat", text))
+        if not self._launched:
+            return
+        directory = self._placement.cache_dir
+        after = inventory(directory) if directory is not None else absent("compile cache directory", "not compiled")
+        try:
+            replace_file(self._paths.host_end, encode({"cache_after": after.to_json()}))
+        except OSError:
+            return  # a full disk: the record then says that the cache was not seen afterwards
+
+    def ending(self, signal_name: str | None, failure: BaseException | None) -> Ending:
+        """How it ended, for the record."""
+        start_error = None
+        if failure is not None:
+            start_error = f"{type(failure).__name__}: {failure}"[:500]
+        exits = None if self._supervision is None else self._supervision.to_json()
+        return Ending(signal_name, start_error, findings=tuple(self._findings), exits=exits)
+
+    def clean_up(self) -> None:
+        """Give back what only this run needed: the reserved bytes, and a cold run's cache."""
+        self._paths.reserve.unlink(missing_ok=True)
+        directory = self._placement.cache_dir
+        # Only a directory of our own making: under a policy of `cold` the operator's own cache may stand here instead.
+        if directory is not None and directory.parent.name == _COLD_NAME:
+            shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""Prepare an attempt: its directory, its case and its manifest, before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from lanemark.collect.manifest import Manifest, Supervisor, save
+from lanemark.measure.durable import preallocate, replace_file
+from lanemark.observe.clock import stamp
+from lanemark.observe.host import boot_id
+from lanemark.observe.redaction import redact_argv
+from lanemark.records.attempt import AttemptPaths, Home, State, Transition, new_run_id
+from lanemark.records.case import Case
+from lanemark.records.encoding import encode, safe_text
+from lanemark.records.errors import GateRefused
+
+#: Given back when the record must be written to a full disk. A record of 64 ranks and 1,000 steps is about 150 KiB;
+#: the ledger's copy and its directory entries come on top.
+RESERVE_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One prepared attempt."""
+
+    paths: AttemptPaths
+    case: Case
+    manifest: Manifest
+
+
+def prepare(home: Home, case: Case, *, argv: Sequence[str], placement: dict[str, str], data: dict[str, Any]) -> Attempt:
+    """Make the attempt's directory and write down what is about to be tried, durably.
+
+    Raises:
+        GateRefused: `disk-short` or `home-unwritable` when the directory cannot be made or filled.
+    """
+    redacted, was_redacted = redact_argv(list(argv))
+    try:
+        for _ in range(16):
+            run_id = new_run_id(case.lane, datetime.now(timezone.utc))
+            paths = home.attempt(run_id)
+            try:
+                os.makedirs(paths.root, mode=0o755)
+            except FileExistsError:
+                continue
+            break
+        else:
+            raise FileExistsError(errno.EEXIST, "no free run id was found")
+        for rank in range(case.nproc):
+            os.makedirs(paths.rank(rank).root)
+        preallocate(paths.reserve, RESERVE_BYTES)
+        replace_file(paths.case, encode(case.to_json()))
+        manifest = Manifest(
+            run_id=run_id,
+            plan_digest=case.digest,
+            lane=case.lane,
+            preset=case.preset,
+            surface=case.surface,
+            argv=tuple(safe_text(word) for word in redacted),
+            argv_redacted=was_redacted,
+            placement={key: safe_text(value) for key, value in placement.items()},
+            state=State.PREPARED,
+            transitions=(Transition(State.PREPARED, stamp(), 0.0, "the attempt's directory was made"),),
+            prepared_ns=time.monotonic_ns(),
+            boot_id=boot_id().value or "unknown",
+            data=data,
+            supervisor=_this_process(),
+        )
+        save(paths, manifest)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise GateRefused(
+            "disk-short" if full else "home-unwritable",
+            f"the attempt could not be prepared under {str(home.attempts)!r} ({error.strerror})",
+            "free some space there, or set LANEMARK_HOME to another directory",
+        ) from None
+    return Attempt(paths, case, manifest)
+
+
+def _this_process() -> Supervisor:
+    with open("/proc/self/stat", "rb") as file:
+        # Field 22 is starttime, counted after the command name, which may itself hold spaces and parentheses.
+        start_ticks = int(file.read().rsplit(b")", 1)[1].split()[19])
+    return Supervisor(os.getpid(), start_ticks, boot_id().value or "unknown")

@@ -1,0 +1,68 @@
+"""What detectors look at: one frozen picture of an attempt, with nothing left to read. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SignalSender = Literal["nobody", "supervisor", "other", "unknown"]
+
+
+@dataclass(frozen=True)
+class RankState:
+    """One rank as the evidence has it. A field is None where nothing was seen, which is not the same as nothing.
+
+    Attributes:
+        rank: global rank.
+        ended_ns: CLOCK_MONOTONIC when the supervisor saw it end; None while it ran to the last look.
+        status: exit status, when it exited.
+        signal: name of the signal that ended it (`SIGKILL`), when one did.
+        signal_by: who sent that signal; `nobody` when none did.
+        end_marker: whether it left its clean end marker.
+        exception: type and message of the exception it reported, one line.
+        stderr_tail: the last lines it printed to stderr.
+        phase: last phase on its beacon page.
+        label: what the phase was about (a collective, a compilation).
+        step: last step on its beacon page.
+        process_state: last /proc state letter seen while it lived (`T` is stopped).
+    """
+
+    rank: int
+    ended_ns: int | None = None
+    status: int | None = None
+    signal: str | None = None
+    signal_by: SignalSender = "nobody"
+    end_marker: bool = False
+    exception: str | None = None
+    stderr_tail: str = ""
+    phase: str | None = None
+    label: str | None = None
+    step: int | None = None
+    process_state: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An attempt at the moment its supervision ended.
+
+    Attributes:
+        ranks: one entry a requested rank.
+        ended_because: why supervision stopped (`all_ended`, `rank_failed`, `stalled`, `stopped`, `wall_limit`,
+            `interrupted`, `start_failed`), or None when the supervisor left no word.
+        interrupted_by: the signal the supervisor itself was sent, or None.
+        start_error: why the ranks could not be started, or None.
+        oom_kills: kernel OOM kills counted in our cgroup (or host-wide) during the run; None when not readable.
+        free_bytes: free space of the attempt's file system at the end; None when not readable.
+        stall_s, wall_s: the limits that were in force.
+        supervisor_alive: False when the supervisor died without sealing.
+    """
+
+    ranks: tuple[RankState, ...]
+    ended_because: str | None
+    interrupted_by: str | None = None
+    start_error: str | None = None
+    oom_kills: int | None = None
+    free_bytes: int | None = None
+    stall_s: float = 0.0
+    wall_s: float = 0.0
+    supervisor_alive: bool = True

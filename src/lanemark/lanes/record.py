@@ -1,0 +1,228 @@
+"""A whole training record from an attempt's facts. Pure: the same facts always give the same predicate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lanemark.lanes.envelope import compilation, distributed, envelope, hardware, toolchain
+from lanemark.lanes.figures import last_compiling_step
+from lanemark.lanes.presets import Preset
+from lanemark.lanes.reports import AttemptFacts, agreed, looked_up
+from lanemark.lanes.training import rank_tokens, receipt, training_part
+from lanemark.observe.data_path import combine
+from lanemark.observe.gpu_names import gpu_matches, peak_flops
+from lanemark.observe.startup import contradicts, startup_state
+from lanemark.records.case import parse_gpu
+from lanemark.records.finding import Finding
+from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
+
+#: A loop that waits for its data longer than this share of the window is measuring storage too (facts: field notes).
+DATA_WAIT_SHARE = 0.01
+
+
+def _startup(facts: AttemptFacts, compiled: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+    source = "compile cache directory"
+    before = looked_up(facts.host, "cache_before", source)
+    after = looked_up(facts.host_end, "cache_after", source)
+    state = startup_state(
+        Observation.from_json(before),
+        Observation.from_json(after),
+        compiled=value_of(compiled["posture"]) != "eager",
+        compilations=Observation.from_json(compiled["compilations"]),
+    )
+    firsts = [r.samples.rows[0].end_ns for r in facts.ranks if r.samples is not None and r.samples.rows]
+    if firsts and facts.launched_ns is not None and len(firsts) == len(facts.ranks):
+        first_step: Observation[float] = observed((max(firsts) - facts.launched_ns) / 1e9, "samples.bin of every rank")
+    else:
+        first_step = unavailable("samples.bin of every rank", "not every rank finished a first step")
+    directory = (facts.launch.get("cache") or {}).get("directory")
+    findings = []
+    problem = contradicts(facts.case.cache_policy, state)
+    if problem is not None:
+        findings.append(Finding("cache_state_contradicted", "caveat", problem))
+    part = {
+        "declared": facts.case.cache_policy,
+        "state": state.to_json(),
+        "cache_directory": (
+            observed(directory, "launch.json") if directory else absent("launch.json", "not compiled")
+        ).to_json(),
+        "cache_before": before,
+        "cache_after": after,
+        "host_uptime_s": looked_up(facts.host, "host_uptime_s", "/proc/uptime"),
+        "time_to_first_step_s": first_step.to_json(),
+    }
+    return part, findings
+
+
+def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
+    case, found = facts.case, []
+    listed = facts.manifest.get("data") or {}
+    paths = [
+        {"rank": report.rank, **entry}
+        for report in facts.ranks
+        for entry in (report.observed or {}).get("data_files", [])
+    ]
+    reporting = [report for report in facts.ranks if report.observed is not None]
+    if case.data.kind == "synthetic":
+        path_class: Observation[str] = observed("synthetic", "ranks' loaders made the tokens in memory")
+        found.append(
+            Finding("data_synthetic", "caveat", "the tokens were made up in memory: no data path was measured")
+        )
+    elif paths and {entry["rank"] for entry in paths} == {report.rank for report in facts.ranks}:
+        path_class = combine([entry["path_class"] for entry in paths])
+    elif paths:
+        missing = sorted({report.rank for report in facts.ranks} - {entry["rank"] for entry in paths})
+        path_class = unavailable("ranks' open files", f"ranks {missing[:8]} did not report theirs")
+    else:
+        why = "no rank got as far as opening its data" if not reporting else "the ranks reported no open data file"
+        path_class = unavailable("ranks' open files", why)
+    if path_class.value in ("object_mount", "network_volume"):
+        words = {"object_mount": "an object-store mount", "network_volume": "a network volume"}[path_class.value]
+        found.append(Finding("data_path_remote", "caveat", f"the ranks read their tokens through {words}"))
+    ended = [report.end for report in facts.ranks if report.end is not None]
+    if len(ended) == len(facts.ranks):
+        tokens = [end.get("tokens", 0) for end in ended]
+        total: Observation[int] = observed(sum(tokens), "end.json of every rank")
+        parity: Observation[bool] = observed(all(n == rank_tokens(case) for n in tokens), "end.json of every rank")
+    else:
+        total = unavailable("end.json of every rank", "not every rank left an end marker")
+        parity = unavailable("end.json of every rank", "not every rank left an end marker")
+    requested: dict[str, Any] = {"kind": case.data.kind}
+    if case.data.dataset_digest is not None:
+        requested["dataset_digest"] = case.data.dataset_digest
+    made_up = absent("ranks' loaders", "synthetic tokens are no dataset").to_json()
+    part = {
+        "requested": requested,
+        **{
+            key: made_up if case.data.kind == "synthetic" else looked_up(listed, key, "data directory")
+            for key in ("dataset_digest", "tokenizer_digest", "manifest_verified")
+        },
+        "shards": listed.get("shards", []),
+        "path_class": path_class.to_json(),
+        "paths": paths,
+        "tokens_consumed": total.to_json(),
+        "token_parity": parity.to_json(),
+    }
+    return part, found
+
+
+def _seen(end: dict[str, Any], key: str, otherwise: str) -> dict[str, Any]:
+    """One half of how a process ended: exactly one of status and signal is there once an end was seen."""
+    if "ended_ns" not in end:
+        return unavailable("waitpid", "the supervisor saw no end of this rank").to_json()
+    made: Observation[Any] = observed(end[key], "waitpid") if key in end else absent("waitpid", otherwise)
+    return made.to_json()
+
+
+def _outcome(facts: AttemptFacts, can_quote: bool, why: str) -> dict[str, Any]:  # noqa: FBT001
+    ranks = []
+    for report in facts.ranks:
+        end, page = report.exit or {}, report.beacon
+        ranks.append(
+            {
+                "rank": report.rank,
+                "pid": end.get("pid", 0),
+                "status": _seen(end, "status", "it was ended by a signal"),
+                "signal": _seen(end, "signal", "it ended by itself"),
+                "signal_by": end.get("signal_by", "unknown"),
+                "end_marker": report.clean,
+                "last_phase": (
+                    observed(page["phase"], "beacon.page")
+                    if page
+                    else unavailable("beacon.page", "no page could be read")
+                ).to_json(),
+                "last_step": (
+                    observed(page["step"], "beacon.page")
+                    if page
+                    else unavailable("beacon.page", "no page could be read")
+                ).to_json(),
+                "exception": (
+                    observed(report.exception, "error.json")
+                    if report.exception
+                    else absent("error.json", "none was left")
+                ).to_json(),
+            }
+        )
+    out: dict[str, Any] = {"state": facts.state, "receipt": can_quote, "receipt_reason": why, "ranks": ranks}
+    if facts.cause is not None:
+        cause: dict[str, Any] = {"kind": facts.cause.kind, "summary": facts.cause.summary}
+        if facts.cause.rank is not None:
+            cause["rank"] = facts.cause.rank
+        out["first_cause"] = cause
+    return out
+
+
+def _window_findings(training: dict[str, Any]) -> list[Finding]:
+    """What a reader of the number must know about the measured window itself."""
+    found = []
+    split = {key: value_of(training["split"][key]) for key in ("window_s", "data_wait_s", "compile_s")}
+    times = value_of(training["step_time"])
+    if split["window_s"] and split["data_wait_s"] and split["data_wait_s"] > DATA_WAIT_SHARE * split["window_s"]:
+        share = 100 * split["data_wait_s"] / split["window_s"]
+        found.append(
+            Finding("data_wait", "caveat", f"the slowest rank waited for data for {share:.1f} % of the window")
+        )
+    if split["compile_s"]:
+        text = f"a rank compiled for {split['compile_s']:.2f} s inside the measured window"
+        found.append(Finding("compiled_in_window", "caveat", text))
+    if times and times["stalls"]:
+        text = f"{times['stalls']} of {training['window']['measured']} measured steps took more than twice the median"
+        found.append(Finding("stalls_in_window", "caveat", text))
+    return found
+
+
+def _provenance_findings(predicate: dict[str, Any]) -> list[Finding]:
+    found = []
+    source = predicate["source"]
+    if value_of(source["dirty"]) is True:
+        found.append(Finding("source_dirty", "caveat", "the working tree had uncommitted changes"))
+    if source["commit"]["status"] != "observed":
+        why = source["commit"].get("reason", source["commit"]["status"])
+        found.append(Finding("source_unknown", "note", f"no commit was observed: {why}"))
+    if source["argv_redacted"]:
+        found.append(Finding("secrets_redacted", "note", "an argument looked like a secret and was not stored"))
+    return found
+
+
+def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
+    """The predicate of one training record (`lanemark.records.schema.Predicate`)."""
+    case = facts.case
+    devices, disagreements = hardware(facts)
+    modes, more = distributed(facts)
+    last_step = last_compiling_step([report.samples for report in facts.ranks if report.samples is not None])
+    compiled, most = compilation(facts, last_step)
+    device_class = value_of(devices["observed"]["device_class"])
+    matches, why_not = gpu_matches(parse_gpu(case.gpu), device_class, value_of(devices["observed"]["device_count"]))
+    found = [*facts.findings, *(Finding("ranks_disagree", "caveat", text) for text in (*disagreements, *more, *most))]
+    pinned = None
+    if matches is False:
+        found.append(Finding("gpu_substituted", "caveat", why_not))
+        pinned = f"the device was pinned and another was served: {why_not}" if parse_gpu(case.gpu).pinned else None
+    startup, startup_findings = _startup(facts, compiled["observed"])
+    data, data_findings = _data(facts)
+    can_quote, why = receipt(case, facts.ranks, facts.state, substituted=pinned)
+    training = training_part(
+        facts,
+        preset,
+        device_class=device_class,
+        path_class=value_of(data["path_class"]),
+        peak_flops=peak_flops(device_class, case.dtype)
+        if device_class is not None
+        else unavailable("ranks' device_class", "no device class was observed"),
+        parameters=agreed(facts.ranks, "parameters")[0],
+        no_receipt=None if can_quote else why,
+    )
+    predicate = {
+        **envelope(facts),
+        "hardware": devices,
+        "distributed": modes,
+        "compile": compiled,
+        "toolchain": toolchain(facts),
+        "startup": startup,
+        "data": data,
+        "outcome": _outcome(facts, can_quote, why),
+        "training": training,
+    }
+    found += [*startup_findings, *data_findings, *_window_findings(training), *_provenance_findings(predicate)]
+    predicate["findings"] = [finding.to_json() for finding in found]
+    return predicate

@@ -1,0 +1,155 @@
+"""What the kernel says about processes: `/proc/PID/stat`, `prctl`, process file descriptors. Linux only.
+
+Parsing is pure; reading is thin. A process that has gone is None here, which is an answer and not a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+# Option numbers of prctl(2) (source: linux/prctl.h).
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
+
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class ProcessStat:
+    """One line of `/proc/PID/stat` (source: proc_pid_stat(5)).
+
+    Attributes:
+        state: one letter: R running, S sleeping, D in an uninterruptible wait, T stopped by a signal, t stopped by a
+            debugger, Z ended and not yet reaped.
+        cpu_s: user and system time, with that of children already waited for.
+        start_ticks: when it started, in clock ticks since boot: with the pid, it names a process for good.
+    """
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    cpu_s: float
+    start_ticks: int
+
+
+def parse_stat(text: str) -> ProcessStat:
+    """Parse the line. The command name may hold spaces and brackets, so fields are counted from its last bracket.
+
+    Raises:
+        ValueError: the text is no such line.
+    """
+    opening, closing = text.find("("), text.rfind(")")
+    fields = text[closing + 1 :].split()
+    if opening < 1 or closing < opening or len(fields) < 20:
+        raise ValueError("not a line of /proc/PID/stat")
+    ticks = sum(int(field) for field in fields[11:15])
+    return ProcessStat(
+        pid=int(text[:opening]),
+        state=fields[0],
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        cpu_s=ticks / _TICKS_PER_S,
+        start_ticks=int(fields[19]),
+    )
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """The process's line now, or None when there is no such process (any more)."""
+    try:
+        return parse_stat(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_wait_channel(pid: int) -> str | None:
+    """The kernel function the process sleeps in, or None where the kernel does not say (`0`, or no permission)."""
+    try:
+        text = Path(f"/proc/{pid}/wchan").read_text("ascii", "replace").strip()
+    except OSError:
+        return None
+    return None if text in ("", "0") else text
+
+
+def children(pid: int) -> list[ProcessStat]:
+    """The processes whose parent is `pid`, zombies included."""
+    found = (read_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
+    return [stat for stat in found if stat is not None and stat.parent == pid]
+
+
+def signal_group(group: int, number: signal.Signals) -> bool:
+    """Send a signal to a process group; False when nobody is in it. Call it while its leader is not reaped.
+
+    Until then its number cannot be given to another process, so no innocent is hit.
+    """
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9; `SIG77` for a number without a name (real-time signals)."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+def dies_with_parent() -> Callable[[], None]:
+    """What a child runs between fork and exec so that it is killed when its parent dies, however that happens.
+
+    Everything is looked up here, before the fork: after it, in a process with threads, only plain calls are safe. The
+    signal is tied to the thread that forks, so launch from a thread that lives as long as the run.
+    """
+    libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter lock: nothing to take again after a fork
+    prctl, parent, kill = libc.prctl, os.getpid(), int(signal.SIGKILL)
+    getppid, leave = os.getppid, os._exit
+
+    def after_fork() -> None:
+        prctl(_PR_SET_PDEATHSIG, kill, 0, 0, 0)
+        if getppid() != parent:  # it died before the request stood, so no signal will come
+            leave(127)
+
+    return after_fork
+
+
+def adopt_orphans(*, enabled: bool) -> bool:
+    """Make this process the parent of descendants whose own parent died (PR_SET_CHILD_SUBREAPER).
+
+    Returns:
+        What was set before, to be put back. False where the kernel cannot do it.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = ctypes.c_int(0)
+    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0)
+    return bool(before.value)
+
+
+def reap(pid: int) -> None:
+    """Take a dead child's status, if it is ours and dead, so that it leaves the process table."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def open_process(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; None on kernels without pidfd_open (before 5.3)."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None

@@ -1,0 +1,372 @@
+"""The index: a disposable SQLite file over the object files. Losing it costs a rebuild and never a record.
+
+* An index that is damaged, foreign, of another schema version or of another ledger is set aside, not repaired: a new
+  one is built from the files. That is also the answer to SQLite's own rare WAL faults (versions before 3.51.3).
+* WAL with `synchronous=NORMAL`: a crash of the host may cost the last rows, which the files give back.
+* Every write is `BEGIN IMMEDIATE`. A deferred transaction that reads before it writes fails under contention in a way
+  that no busy timeout helps.
+* `refresh` compares only directories whose modification time changed since it last looked, so that listing after a
+  crash between publishing and indexing misses nothing and costs a `stat` a directory.
+
+Where SQLite cannot work at all (read-only home, no locks) callers catch `IndexUnusableError` and read the files.
+Standard library only: appending happens beside the ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from lanemark.ledger.objects import object_directories, objects_in, read_file, sweep_temporary
+from lanemark.ledger.rows import Filters, IndexRow, row_of
+from lanemark.records.encoding import decode, digest
+
+_T = TypeVar("_T")
+
+#: "LMIX" in ASCII; SQLite's header field for telling one application's files from another's (sqlite.org/pragma.html).
+APPLICATION_ID: Final = 0x4C4D4958
+SCHEMA_VERSION: Final = 1
+_BUSY_S: Final = 20.0
+#: Directory times have the kernel's tick as their grain (up to 10 ms; 2 s on FAT): a younger one is looked at again.
+_SETTLED_S: Final = 2.5
+_COLUMNS: Final = tuple(f.name for f in fields(IndexRow))
+_SCHEMA: Final = (
+    "CREATE TABLE ledger (root TEXT NOT NULL, reconciled INTEGER NOT NULL)",
+    "CREATE TABLE directories (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE records (
+        id TEXT PRIMARY KEY, run_id TEXT NOT NULL, lane TEXT NOT NULL, preset TEXT NOT NULL, created TEXT NOT NULL,
+        outcome TEXT NOT NULL, receipt INTEGER NOT NULL, device_class TEXT COLLATE NOCASE, world_size INTEGER,
+        mode TEXT, compile TEXT, dtype TEXT, surface TEXT, startup_state TEXT, path_class TEXT,
+        tokens_per_s REAL, step_p50_s REAL, git_commit TEXT, plan_digest TEXT
+    ) WITHOUT ROWID""",
+    "CREATE INDEX by_time ON records (created)",
+    "CREATE INDEX by_lane ON records (lane, created)",
+    "CREATE INDEX by_preset ON records (preset, created)",
+    "CREATE INDEX by_device ON records (device_class, created)",
+    "CREATE INDEX by_run ON records (run_id)",
+)
+
+
+class IndexUnusableError(Exception):
+    """SQLite cannot work where the index lies; the text says why. The files are unharmed."""
+
+
+class _UnfitError(Exception):
+    """The index file is not one that this version may use; it is set aside and built anew."""
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file under `objects/` that is not the record its name promises. `name` is relative to the ledger."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a sync did.
+
+    Attributes:
+        added: rows written because the index was new.
+        healed: rows written because a standing index lacked them (a writer died between file and row)
+            or had them wrong.
+        removed: rows whose record is not there any more.
+        swept: files that killed writers had left half-written, removed.
+        bad: files that are not what their name says. They are not listed, and not touched.
+        set_aside: why the former index file was set aside, or None.
+    """
+
+    added: int = 0
+    healed: int = 0
+    removed: int = 0
+    swept: int = 0
+    bad: tuple[BadFile, ...] = field(default=())
+    set_aside: str | None = None
+
+
+class Index:
+    """The index of one ledger. Opens its file for each call, so it may be deleted or replaced at any time.
+
+    Args:
+        path: the SQLite file.
+        ledger_root: the ledger whose files it lists.
+    """
+
+    def __init__(self, path: Path, ledger_root: Path) -> None:
+        self.path = path
+        self.ledger_root = ledger_root
+        self._set_aside: str | None = None
+
+    def add(self, row: IndexRow) -> None:
+        """Put one record's row in. Raises IndexUnusableError."""
+
+        def insert(db: sqlite3.Connection) -> None:
+            with _transaction(db):
+                _insert(db, row)
+                # Known but never looked at: a refresh reads the directory, and a later removal is noticed.
+                db.execute("INSERT OR IGNORE INTO directories VALUES (?, 0)", (row.id[7:9],))
+
+        self._use(insert)
+
+    def query(self, wanted: Filters) -> tuple[IndexRow, ...]:
+        """Rows that are wanted, newest first, from the index alone. Raises IndexUnusableError."""
+        terms = {
+            "lane = ?": wanted.lane,
+            "preset = ?": wanted.preset,
+            "device_class = ?": wanted.gpu,
+            "run_id = ?": wanted.run_id,
+            "created >= ?": wanted.since,
+        }
+        used = {term: value for term, value in terms.items() if value is not None}
+        where = " WHERE " + " AND ".join(used) if used else ""
+        limit = "" if wanted.limit is None else f" LIMIT {max(0, wanted.limit)}"
+        # Only our own literals are pasted together; every value is bound.
+        text = f"SELECT {', '.join(_COLUMNS)} FROM records{where} ORDER BY created DESC, id{limit}"  # noqa: S608
+
+        def select(db: sqlite3.Connection) -> tuple[IndexRow, ...]:
+            return tuple(_row(values) for values in db.execute(text, tuple(used.values())))
+
+        return self._use(select)
+
+    def refresh(self) -> SyncReport:
+        """Bring in what changed on disk since the index last looked; cheap. Raises IndexUnusableError."""
+        return self._use(lambda db: self._reconcile(db, full=False))
+
+    def sync(self) -> SyncReport:
+        """Read and hash every file, make the index say what they say, and sweep what killed writers left.
+
+        Raises IndexUnusableError.
+        """
+
+        def reconcile(db: sqlite3.Connection) -> SyncReport:
+            if (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise _UnfitError(f"it is damaged ({verdict[:80]})")
+            return self._reconcile(db, full=True)
+
+        return self._use(reconcile)
+
+    # -- the file ------------------------------------------------------------------------------------------------
+
+    def _use(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` on an open index; set a damaged one aside and try once more."""
+        for last in (False, True):
+            used = self._identity()
+            try:
+                with contextlib.closing(self._open()) as db:
+                    return work(db)
+            except _UnfitError as error:
+                why = str(error)
+            except sqlite3.OperationalError as error:  # busy, read-only, full, no such directory: not the file's fault
+                if not str(error).startswith("no such"):
+                    raise IndexUnusableError(str(error)) from error
+                why = f"it lacks what it should have ({error})"
+            except sqlite3.DatabaseError as error:
+                why = f"it is damaged ({error})"
+            except OSError as error:
+                raise IndexUnusableError(error.strerror or type(error).__name__) from error
+            if last:
+                raise IndexUnusableError(why)
+            self._replace(why, used)
+        raise AssertionError("unreachable: the second try returns or raises")
+
+    def _open(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            self._create()
+        db = self._connect()
+        try:
+            self._check_fit(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _check_fit(self, db: sqlite3.Connection) -> None:
+        """Raise _UnfitError unless the open file is an index of this schema version and of this ledger."""
+        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise _UnfitError("it is not one of ours")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise _UnfitError(f"its schema is version {version}, and this is version {SCHEMA_VERSION}")
+        root = db.execute("SELECT root FROM ledger").fetchone()
+        if root is None or root[0] != self._root_text():
+            raise _UnfitError("it is of another ledger")
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(os.fspath(self.path), timeout=_BUSY_S, isolation_level=None)
+        try:
+            db.execute("PRAGMA synchronous=NORMAL")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _root_text(self) -> str:
+        return os.path.realpath(self.ledger_root).encode("utf-8", "backslashreplace").decode()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Only one process at a time creates or sets aside; opening and using the index needs no such lock."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _create(self) -> None:
+        """Build an empty index beside its place and rename it in, so that nobody ever opens half a schema."""
+        with self._alone():
+            if self.path.exists():
+                return
+            draft = Path(f"{self.path}.new")
+            for stale in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm"), Path(f"{draft}-journal")):
+                stale.unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(os.fspath(draft), isolation_level=None)) as db:
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                db.execute("INSERT INTO ledger VALUES (?, 0)", (self._root_text(),))
+                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                db.execute("PRAGMA journal_mode=WAL")
+            os.replace(draft, self.path)
+
+    def _identity(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            found = os.stat(self.path)
+            return found.st_dev, found.st_ino
+        return None
+
+    def _replace(self, why: str, used: tuple[int, int] | None) -> None:
+        """Set aside the file that failed, unless another process has put a new one in its place meanwhile."""
+        with self._alone():
+            if used is not None and self._identity() == used:
+                stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+                aside = f"{self.path}.set-aside-{stamp}-{os.urandom(3).hex()}"
+                for suffix in ("-wal", "-shm", ""):  # the file itself last: while it is there, its WAL belongs to it
+                    with contextlib.suppress(FileNotFoundError):
+                        os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+                self._set_aside = why
+
+    # -- rows from files -----------------------------------------------------------------------------------------
+
+    def _reconcile(self, db: sqlite3.Connection, *, full: bool) -> SyncReport:
+        seen = dict(db.execute("SELECT name, mtime_ns FROM directories"))
+        fresh = not db.execute("SELECT reconciled FROM ledger").fetchone()[0]
+        written = removed = 0
+        bad: list[BadFile] = []
+        present: set[str] = set()
+        for directory in object_directories(self.ledger_root):
+            if directory.problem is not None:
+                bad.append(self._bad(directory.path, directory.problem))
+                continue
+            name = directory.path.name
+            present.add(name)
+            mtime_ns = directory.path.stat().st_mtime_ns
+            if not full and seen.get(name) == mtime_ns:
+                continue
+            changes = self._reconcile_directory(db, directory.path, mtime_ns, bad, full=full)
+            written, removed = written + changes[0], removed + changes[1]
+        for name in seen.keys() - present:
+            with _transaction(db):
+                removed += db.execute(*_within("DELETE FROM records", name)).rowcount
+                db.execute("DELETE FROM directories WHERE name = ?", (name,))
+        if fresh:
+            db.execute("UPDATE ledger SET reconciled = 1")
+        why, self._set_aside = self._set_aside, None
+        return SyncReport(
+            added=written if fresh else 0,
+            healed=0 if fresh else written,
+            removed=removed,
+            swept=sweep_temporary(self.ledger_root) if full else 0,
+            bad=tuple(bad),
+            set_aside=why,
+        )
+
+    def _reconcile_directory(
+        self, db: sqlite3.Connection, directory: Path, mtime_ns: int, bad: list[BadFile], *, full: bool
+    ) -> tuple[int, int]:
+        """(rows written, rows removed) for one two-digit directory. Files are read before the write lock is taken."""
+        select = f"SELECT {', '.join(_COLUMNS)} FROM records"  # noqa: S608 - our own names
+        known = {row.id: row for row in map(_row, db.execute(*_within(select, directory.name)))}
+        kept: set[str] = set()
+        rows: list[IndexRow] = []
+        for item in objects_in(directory):
+            if item.record_id is None:
+                bad.append(self._bad(item.path, item.problem or "is not a record"))
+            elif item.record_id in known and not full:
+                kept.add(item.record_id)
+            else:
+                try:
+                    row = read_row(item.path, item.record_id)
+                except FileNotFoundError:
+                    continue
+                except (ValueError, OSError) as error:
+                    bad.append(self._bad(item.path, _reason(error)))
+                    continue
+                kept.add(item.record_id)
+                if known.get(item.record_id) != row:
+                    rows.append(row)
+        gone = sorted(known.keys() - kept)
+        settled = time.time() - mtime_ns / 1e9 >= _SETTLED_S
+        with _transaction(db):
+            for row in rows:
+                _insert(db, row)
+            db.executemany("DELETE FROM records WHERE id = ?", [(record_id,) for record_id in gone])
+            db.execute("INSERT OR REPLACE INTO directories VALUES (?, ?)", (directory.name, mtime_ns if settled else 0))
+        return len(rows), len(gone)
+
+    def _bad(self, path: Path, reason: str) -> BadFile:
+        name = os.path.relpath(path, self.ledger_root)
+        return BadFile(name.encode("utf-8", "backslashreplace").decode(), reason)
+
+
+def read_row(path: Path, record_id: str) -> IndexRow:
+    """The row of one object file, its bytes held against its name. Raises ValueError (what is wrong) or OSError."""
+    data = read_file(path)
+    if digest(data) != record_id:
+        raise ValueError("its bytes are not the ones it is named by")
+    return row_of(record_id, decode(data))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or type(error).__name__})"
+    return str(error)[:200].encode("utf-8", "backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # the first error is the one to tell
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _insert(db: sqlite3.Connection, row: IndexRow) -> None:
+    marks = ", ".join("?" * len(_COLUMNS))
+    names = ", ".join(_COLUMNS)
+    db.execute(f"INSERT OR REPLACE INTO records ({names}) VALUES ({marks})", astuple(row))  # noqa: S608 - our own names
+
+
+def _row(values: tuple[Any, ...]) -> IndexRow:
+    named = dict(zip(_COLUMNS, values, strict=True))
+    named["receipt"] = bool(named["receipt"])
+    return IndexRow(**named)
+
+
+def _within(action: str, directory: str) -> tuple[str, tuple[str, str]]:
+    """A statement over the ids of one two-digit directory; `g` follows every hexadecimal digit."""
+    return f"{action} WHERE id >= ? AND id < ?", (f"sha256:{directory}", f"sha256:{directory}g")

@@ -1,0 +1,87 @@
+"""Files that are whole or not there: atomic replacement and allocation before use.
+
+A reader of a file written by `replace_file` sees the old bytes or the new ones, also after a power cut: the new bytes
+are synced before the name moves, and the directory is synced after it. Writing to the final name was rejected: a
+process killed half-way leaves half a document, and half a document reads like evidence of something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Make `path` hold exactly `data`, atomically and durably.
+
+    Raises:
+        OSError: the directory is missing, unwritable or full; `path` is then what it was before.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(staged, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(staged)
+        raise
+    sync_directory(path.parent)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte: `os.write` may take only part of them when a disk is nearly full."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. File systems that cannot (some network mounts) are let be."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def preallocate(path: Path, size_bytes: int) -> None:
+    """Create `path` with `size_bytes` of zeros that really have blocks behind them.
+
+    A sparse file would not do: its promise breaks on the day the disk is full, and for a mapped file it breaks as a
+    SIGBUS in the middle of a step.
+
+    Raises:
+        OSError: ENOSPC when the space is not there; nothing is left behind.
+        FileExistsError: `path` exists already.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(fd, 0, size_bytes)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def map_new_page_file(path: Path, size_bytes: int) -> tuple[int, Path]:
+    """Allocate a file under a staging name, for a writer that fills its header before anyone may see it.
+
+    Returns:
+        A read-write descriptor, and the staging path that `os.replace` shall move to `path` when the header is written.
+
+    Raises:
+        OSError: as `preallocate`.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    preallocate(staged, size_bytes)
+    return os.open(staged, os.O_RDWR | os.O_CLOEXEC), staged

@@ -1,0 +1,119 @@
+"""The sentence at the top: the narrowest honest one, or the plain statement that there is no figure. Pure.
+
+A throughput may be quoted only when every one of these holds: the run ended well, its lane gave it a receipt, the
+figure itself was observed, and the tokens were real. The check is made here again, although the lane's rules already
+made it when the record was sealed, because a report is what people paste elsewhere: it fails closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lanemark.records.observation import value_of
+from lanemark.report.cells import plain
+from lanemark.report.quantities import plural, throughput, visible
+
+_SYNTHETIC = "the tokens were synthetic, so no training throughput on data was measured"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Whether the lane's figure may be quoted, and why.
+
+    Attributes:
+        quotable: true only when nothing speaks against quoting.
+        label: two or three words for a badge.
+        reason: one clause, either way.
+    """
+
+    quotable: bool
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The sentence and its parts.
+
+    Attributes:
+        subject: what ran where, with requested → observed.
+        figure: the throughput, or the words `no throughput receipt`.
+        qualifier: what the figure was taken over, or why there is none.
+        receipt: whether the figure may be quoted.
+    """
+
+    subject: str
+    figure: str
+    qualifier: str
+    receipt: Receipt
+
+    @property
+    def claim(self) -> str:
+        return f"{self.figure} {self.qualifier}" if self.receipt.quotable else f"{self.figure}: {self.qualifier}"
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.subject}: {self.claim}"
+
+
+def is_synthetic(predicate: Mapping[str, Any]) -> bool:
+    """Whether the tokens were made up, by what was asked or by what was seen."""
+    data = predicate["data"]
+    return "synthetic" in (data["requested"]["kind"], value_of(data["path_class"]))
+
+
+def receipt_of(predicate: Mapping[str, Any]) -> Receipt:
+    """Decide whether the throughput may be shown. Any doubt is a no, with its reason."""
+    outcome = predicate["outcome"]
+    cause = outcome.get("first_cause")
+    why = visible(outcome["receipt_reason"])
+    if outcome["state"] != "ok":
+        return Receipt(quotable=False, label="No receipt", reason=visible(cause["summary"]) if cause else why)
+    if is_synthetic(predicate):
+        return Receipt(quotable=False, label="No receipt", reason=_SYNTHETIC)
+    if not outcome["receipt"]:
+        return Receipt(quotable=False, label="No receipt", reason=why)
+    if value_of(predicate["training"]["tokens_per_s"]) is None:
+        return Receipt(quotable=False, label="No receipt", reason="no throughput was observed")
+    return Receipt(quotable=True, label="Receipt", reason=why)
+
+
+def headline(predicate: Mapping[str, Any]) -> Headline:
+    """The headline of one record."""
+    receipt = receipt_of(predicate)
+    subject = _subject(predicate)
+    if not receipt.quotable:
+        return Headline(subject, "no throughput receipt", receipt.reason, receipt)
+    window = predicate["training"]["window"]
+    steps = plural(window["measured"], "measured step")
+    qualifier = f"over {steps} after {plural(window['warmup'], 'warm-up step')}"
+    return Headline(subject, throughput(value_of(predicate["training"]["tokens_per_s"])), qualifier, receipt)
+
+
+def _subject(predicate: Mapping[str, Any]) -> str:
+    case, distributed = predicate["case"], predicate["distributed"]
+    hardware = predicate["hardware"]
+    device = value_of(hardware["observed"]["device_class"])
+    ranks = value_of(distributed["observed"]["world_size"])
+    asked_gpu = visible(hardware["requested"]["gpu"])
+    seen_gpu = "not observed" if device is None else f"observed {plain(device)}"
+    parts = [
+        visible(case["preset"]),
+        _pair(plural(case["nproc"], "rank"), None if ranks is None else plural(ranks, "rank")),
+        _pair(distributed["requested"]["mode"], value_of(distributed["observed"]["mode"])),
+        _pair(predicate["compile"]["requested"], value_of(predicate["compile"]["observed"]["posture"])),
+        visible(case["dtype"]),
+        f"{plain(device) if device is not None else 'device unknown'} (requested {asked_gpu} → {seen_gpu})",
+    ]
+    if is_synthetic(predicate):
+        parts.append("synthetic tokens")
+    return ", ".join(parts)
+
+
+def _pair(requested: str, observed: str | None) -> str:
+    """One word where both agree; both words where they do not."""
+    if observed is None:
+        return f"{visible(requested)} requested but not observed"
+    return visible(observed) if observed == requested else f"{visible(observed)} (requested {visible(requested)})"

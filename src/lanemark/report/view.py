@@ -1,0 +1,161 @@
+"""`RecordView`: one record as a page shows it. Pure, standard library only.
+
+Built once from a record's plain JSON and rendered by `terminal` and `html`, which decide layout and nothing else: what
+may be shown, in which words and in which order is decided here. The record is never re-serialised; its id is carried
+along, so that any sentence on a page leads back to the exact bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lanemark.records.errors import RecordError
+from lanemark.report import tables
+from lanemark.report.asked import Asked, asked_rows
+from lanemark.report.brief import brief
+from lanemark.report.cells import Group
+from lanemark.report.headline import Headline, headline
+from lanemark.report.quantities import short_digest, visible
+from lanemark.report.sections import data_path, figures, provenance, startup
+from lanemark.report.series import StepSeries, step_series
+from lanemark.report.tables import TableView
+from lanemark.report.timeline import Timeline, timeline
+
+_SEVERITY_ORDER: Final = {"failure": 0, "caveat": 1, "note": 2}
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """One finding: `kind` in words, its severity, the sentence, and lines of evidence."""
+
+    kind: str
+    severity: str
+    summary: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RecordView:
+    """One record, ready to be rendered. Every text in it is visible, on one line, and never empty.
+
+    Attributes:
+        record_id: `sha256:…` of the record's bytes.
+        short_id: its first twelve hexadecimal digits; also the anchor on a page.
+        state: the outcome (`ok`, `error`, `cancelled`, `lost`).
+        headline: the sentence, its parts, and whether a figure may be quoted.
+        first_cause: the sentence on the first cause of a failure, or None for a run that ended well.
+        asked: requested beside observed.
+        brief: the rows of a short page: start-up, data path, figures, provenance.
+        figures: the measured loop in full.
+        startup, data: the starting line and the data path in full.
+        steps: the step-time series.
+        timeline: start-up phases by rank.
+        ranks: what each rank reported and how it ended.
+        provenance: groups of rows on what ran and where.
+        packages, settings, variables, shards, paths, evidence, transitions: tables.
+    """
+
+    record_id: str
+    short_id: str
+    lane: str
+    run_id: str
+    preset: str
+    surface: str
+    sealed_at: str
+    state: str
+    headline: Headline
+    first_cause: str | None
+    asked: tuple[Asked, ...]
+    brief: tuple[Group, ...]
+    figures: tuple[Group, ...]
+    startup: Group
+    data: Group
+    steps: StepSeries
+    timeline: Timeline
+    ranks: TableView
+    findings: tuple[FindingView, ...]
+    does_not_prove: tuple[str, ...]
+    provenance: tuple[Group, ...]
+    packages: TableView
+    settings: TableView
+    variables: TableView
+    shards: TableView
+    paths: TableView
+    evidence: TableView
+    transitions: TableView
+
+    @property
+    def verify_command(self) -> str:
+        return f"lanemark verify {self.record_id}"
+
+
+def record_view(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
+    """Build the view of one record.
+
+    Args:
+        record_id: `sha256:…` of the record's exact bytes.
+        predicate: the statement's predicate, as plain JSON.
+
+    Raises:
+        RecordError: `record-malformed`, when the document lacks what every record has.
+    """
+    try:
+        return _build(record_id, predicate)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise RecordError(
+            "record-malformed",
+            f"the record {visible(record_id)[:80]} cannot be shown, because its shape is wrong near {error!s:.80}",
+            f"check it with `lanemark verify {visible(record_id)[:80]}`",
+        ) from error
+
+
+def _build(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
+    training, outcome = predicate["training"], predicate["outcome"]
+    head = headline(predicate)
+    cause = outcome.get("first_cause")
+    return RecordView(
+        record_id=visible(record_id),
+        short_id=short_digest(record_id),
+        lane=visible(predicate["lane"]),
+        run_id=visible(predicate["run_id"]),
+        preset=visible(predicate["case"]["preset"]),
+        surface=visible(predicate["surface"]["name"]),
+        sealed_at=visible(predicate["times"]["sealed_at"]),
+        state=visible(outcome["state"]),
+        headline=head,
+        first_cause=visible(cause["summary"]) if cause else None,
+        asked=asked_rows(predicate),
+        brief=brief(predicate, head.receipt),
+        figures=figures(training, head.receipt),
+        startup=startup(predicate),
+        data=data_path(predicate["data"]),
+        steps=step_series(training),
+        timeline=timeline(training),
+        ranks=tables.ranks(training["ranks"], outcome["ranks"]),
+        findings=_findings(predicate["findings"]),
+        does_not_prove=tuple(visible(sentence) for sentence in training["does_not_prove"]),
+        provenance=provenance(predicate),
+        packages=tables.packages(predicate["toolchain"]["packages"]),
+        settings=tables.settings(predicate["environment"]["settings"]),
+        variables=tables.variables(predicate["environment"]["variables"]),
+        shards=tables.shards(predicate["data"]["shards"]),
+        paths=tables.paths(predicate["data"]["paths"]),
+        evidence=tables.evidence(predicate["evidence"]),
+        transitions=tables.transitions(predicate["transitions"]),
+    )
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> tuple[FindingView, ...]:
+    """Failures first, then caveats, then notes; the record's own order within each."""
+    ordered = sorted(findings, key=lambda finding: _SEVERITY_ORDER.get(finding["severity"], len(_SEVERITY_ORDER)))
+    return tuple(
+        FindingView(
+            visible(finding["kind"]).replace("_", " "),
+            visible(finding["severity"]),
+            visible(finding["summary"]),
+            tuple(visible(line) for line in finding["evidence"]),
+        )
+        for finding in ordered
+    )

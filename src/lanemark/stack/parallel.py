@@ -1,0 +1,189 @@
+"""How ranks share one model: single, DDP or FSDP2, eager or compiled, fp32 or bf16; and what was really built.
+
+**Precision.** `bf16` never means bf16 weights that are stepped. Under `fsdp2` each group's fp32 shards are gathered as
+bf16 and gradients reduced in fp32 (`MixedPrecisionPolicy`). Under `single` and `ddp` weights stay fp32 and products run
+in bf16 by autocast, gradients being fp32. Master weights, optimizer state and reductions are fp32 in every mode.
+
+**Posture.** `eager` compiles nothing. `regional` compiles each block in place with `fullgraph=True`; blocks are alike,
+so the compiler works once and serves all of them. `model` compiles the whole model: one graph in `single` and `ddp`,
+and as many as FSDP2's hooks cut it into in `fsdp2`. Shapes are fixed, so compilation is told not to try symbolic ones.
+
+`observe_mode` and `observe_posture` look at the built module and at nothing else: they are what a record may call
+observed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from lanemark.lanes.presets import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, Preset
+from lanemark.records.case import Dtype, Mode, Posture
+from lanemark.records.errors import UsageError
+from lanemark.stack.model import Decoder
+
+#: Device types whose AdamW has a fused kernel (torch.optim documentation, `fused`).
+_FUSED_DEVICES: Final = ("cpu", "cuda")
+
+
+def choose_device(local_rank: int) -> torch.device:
+    """This rank's GPU where CUDA is seen to work, else the CPU. Raises UsageError when ranks outnumber GPUs."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UsageError(
+            "nproc-invalid",
+            f"local rank {local_rank} has no GPU of its own: {count} are visible",
+            f"ask for --nproc {count} or fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on the CPU",
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def init_process_group(
+    device: torch.device, *, rank: int, world_size: int, host: str, port: int, listen_fd: int | None, timeout_s: float
+) -> None:
+    """Join the ranks: NCCL between GPUs, gloo between CPUs. Mode `single` joins a group of one, on the same code path.
+
+    Args:
+        device: where this rank computes; it decides the backend.
+        rank: as launched.
+        world_size: as launched.
+        host: where rank 0 keeps the store.
+        port: of the store.
+        listen_fd: a socket that already listens there, on rank 0, so that nobody can take the port in between.
+        timeout_s: how long any collective may wait. Give the run's wall limit: whether a run is stuck is judged from
+            outside, where the rank that is late can be told from the ranks that wait for it.
+    """
+    timeout = dt.timedelta(seconds=timeout_s)
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # bound in C, absent from its module's __all__
+        host,
+        port,
+        world_size,
+        is_master=rank == 0,
+        timeout=timeout,
+        wait_for_workers=False,
+        master_listen_fd=listen_fd if rank == 0 else None,
+    )
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=device if on_gpu else None,
+    )
+
+
+def torch_dtype(dtype: Dtype) -> torch.dtype:
+    """What products are computed in."""
+    return torch.bfloat16 if dtype == "bf16" else torch.float32
+
+
+def autocasts(mode: Mode, dtype: Dtype) -> bool:
+    """Whether bf16 comes from autocast; under `fsdp2` it comes from the gathered parameters instead."""
+    return dtype == "bf16" and mode != "fsdp2"
+
+
+def build(preset: Preset, sequence: int, dtype: Dtype) -> Decoder:
+    """The model on the meta device: sizes and no memory."""
+    with torch.device("meta"):
+        return Decoder(preset, sequence, torch_dtype(dtype))
+
+
+def compile_in_place(model: Decoder, posture: Posture, mode: Mode) -> None:
+    """Ask for compilation, which happens at the first call. In place: parameter names stay as they are."""
+    if posture == "regional":
+        for block in model.blocks:
+            block.compile(fullgraph=True, dynamic=False)
+    elif posture == "model":
+        # FSDP2 gathers in hooks between blocks, where a graph has to end.
+        model.compile(fullgraph=mode != "fsdp2", dynamic=False)
+
+
+def distribute(
+    model: Decoder, *, mode: Mode, posture: Posture, dtype: Dtype, device: torch.device, seed: int
+) -> nn.Module:
+    """Compile, shard or wrap, allocate and initialise a model that `build` made. Collective in `ddp` and `fsdp2`.
+
+    Returns:
+        The module to call: the model itself, or DDP around it.
+    """
+    compile_in_place(model, posture, mode)
+    if mode == "fsdp2":
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        # Inputs are not cast: the stream is bf16 from the embedding on, and rotary tables and losses stay fp32.
+        policy = (
+            MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+            if dtype == "bf16"
+            else MixedPrecisionPolicy()
+        )
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+    model.to_empty(device=device)
+    model.reset_parameters(seed)
+    if mode == "ddp":
+        # Gradients are views of the reduction's buckets: one copy less a step (torch DDP documentation).
+        return DistributedDataParallel(
+            model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+    return model
+
+
+def make_optimizer(model: nn.Module, preset: Preset, device: torch.device) -> torch.optim.AdamW:
+    """AdamW, fused where the device has it. Matrices decay, vectors (norms) do not, as in GPT-2's released training."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=preset.learning_rate, betas=ADAM_BETAS, eps=ADAM_EPS, fused=device.type in _FUSED_DEVICES
+    )
+
+
+def observe_mode(module: nn.Module) -> Mode | Literal["mixed"]:
+    """How the built module is shared, from its type: the DDP wrapper, FSDP2's marker class, or neither.
+
+    `mixed` when only some of what should be sharded is: no mode may be claimed then.
+    """
+    if isinstance(module, DistributedDataParallel):
+        return "ddp"
+    marked = [isinstance(part, FSDPModule) for part in (module, *_blocks(module))]
+    if all(marked):
+        return "fsdp2"
+    return "mixed" if any(marked) else "single"
+
+
+def observe_posture(module: nn.Module) -> Posture | Literal["mixed"]:
+    """Which parts carry a compiled call: the whole model, every block, or none. `mixed` for anything between."""
+    inner = module.module if isinstance(module, DistributedDataParallel) else module
+    whole = _is_compiled(module) or _is_compiled(inner)
+    blocks = [_is_compiled(block) for block in _blocks(module)]
+    if whole and not any(blocks):
+        return "model"
+    if not whole and all(blocks):
+        return "regional"
+    return "mixed" if whole or any(blocks) else "eager"
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    inner = module.module if isinstance(module, DistributedDataParallel) else module
+    assert isinstance(inner, Decoder), "the reference stack wraps its own model"
+    return list(inner.blocks)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """`Module.compile` leaves the compiled call in this attribute; `torch.compile(module)` wraps in OptimizedModule."""
+    return getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule"

@@ -1,0 +1,211 @@
+"""The rank program of the training lane: `python -m lanemark.stack.train`, started once a rank.
+
+The beacon says where it is at every moment: import → init_process_group → build → shard → load → warmup → window →
+drain → done. The measured window is opened and closed after the device was synchronised and all ranks have met; inside
+it the loop takes a batch, runs one step and stamps it, and nothing else. Losses stay on the device until the window is
+closed. Evaluation and checkpoints do not exist here.
+
+The rank leaves `observed.json` before its first step and `end.json` as its last act: a rank without the latter did not
+end cleanly, whatever its exit status says. What it raises becomes `error.json` (see `lanemark.measure.session`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lanemark.lanes.presets import preset as find_preset
+from lanemark.measure.session import RankSession
+from lanemark.records.observation import observed, unavailable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lanemark.stack.loader import Loader
+    from lanemark.stack.step import TrainStep
+
+#: What torchrun gives ranks as well; loopback is only the default of a run that is all on one node.
+_DEFAULT_HOST = "127.0.0.1"
+
+
+def train(session: RankSession) -> None:
+    """Run the case of this session on this rank, from import to end marker."""
+    case, beacon = session.case, session.beacon
+    recipe = find_preset(case.preset)
+    beacon.enter("import")
+    import torch
+    import torch.distributed as dist
+
+    from lanemark.measure.collectives import watch_collectives
+    from lanemark.measure.compiling import watch_compilations
+    from lanemark.stack import parallel
+    from lanemark.stack.facts import rank_facts
+    from lanemark.stack.model import count_parameters
+    from lanemark.stack.step import make_step
+
+    hooks = {"compile_hooks": watch_compilations(beacon), "collective_hooks": watch_collectives(beacon)}
+
+    beacon.enter("init_process_group")
+    device = parallel.choose_device(session.local_rank)
+    parallel.init_process_group(
+        device,
+        rank=session.rank,
+        world_size=session.world_size,
+        host=os.environ.get("MASTER_ADDR", _DEFAULT_HOST),
+        port=int(os.environ["MASTER_PORT"]),
+        listen_fd=session.listen_fd,
+        timeout_s=case.wall_s,
+    )
+    beacon.enter("build")
+    torch.manual_seed(case.seed)
+    model = parallel.build(recipe, case.sequence, case.dtype)
+    parameters = count_parameters(model)
+
+    beacon.enter("shard")
+    module = parallel.distribute(
+        model, mode=case.mode, posture=case.compile, dtype=case.dtype, device=device, seed=case.seed
+    )
+    step = make_step(
+        module,
+        parallel.make_optimizer(module, recipe, device),
+        autocast=parallel.autocasts(case.mode, case.dtype),
+        device=device,
+    )
+
+    beacon.enter("load")
+    loader, data_files = open_loader(session, recipe.vocab)
+    facts = rank_facts(device, module, parameters, rank=session.rank, world_size=session.world_size)
+    session.write_observed({**facts, **hooks, "data_files": data_files})
+
+    consumed = measured_loop(session, step, loader, device)
+    end = end_marker(session, consumed, device)
+    # Only after success: on the way out of a failure it could wait for ranks that are gone, and hide the failure.
+    dist.destroy_process_group()
+    session.write_end(end)
+
+
+def open_loader(session: RankSession, vocab: int) -> tuple[Loader, list[dict[str, Any]]]:
+    """This rank's token source, and through which mounts its files are open (empty for made-up tokens).
+
+    Which of the two it is follows from the case; a case of shards without a data directory is refused, never replaced.
+    """
+    from lanemark.observe.data_path import classify_self
+    from lanemark.observe.shards import open_shards
+    from lanemark.records.errors import DataError
+    from lanemark.stack.loader import ShardLoader, SyntheticLoader
+
+    case = session.case
+    if case.data.kind == "synthetic":
+        return SyntheticLoader(
+            vocab=vocab, sequence=case.sequence, micro_batch=case.micro_batch, rank=session.rank,
+            world_size=session.world_size, seed=case.seed,
+        ), []  # fmt: skip
+    if session.data_dir is None:
+        raise DataError(
+            "data-missing", "the case asks for shards and no data directory was given", "name it with --data"
+        )
+    shards = open_shards(session.data_dir)
+    loader = ShardLoader(
+        shards, vocab=vocab, sequence=case.sequence, micro_batch=case.micro_batch, grad_accum=case.grad_accum,
+        rank=session.rank, world_size=session.world_size, seed=case.seed,
+    )  # fmt: skip
+    return loader, classify_self([shard.path for shard in shards.shards])
+
+
+@dataclass
+class Consumed:
+    """What the loop took in: each step's loss, still on the device, and its tokens; warm-up included."""
+
+    losses: list[Tensor]
+    tokens: list[int]
+
+
+def measured_loop(session: RankSession, step: TrainStep, loader: Loader, device: torch.device) -> Consumed:
+    """Warm up, open the window, measure, close it."""
+    import torch.distributed as dist
+
+    from lanemark.measure.device import device_clock
+
+    case, recorder = session.case, session.recorder()
+    on_gpu = device.type == "cuda"
+
+    def take(step_index: int) -> list[tuple[Tensor, Tensor]]:
+        batches = []
+        for forward in range(case.grad_accum):
+            inputs, targets = loader.batch(step_index * case.grad_accum + forward)
+            if on_gpu:
+                inputs = inputs.pin_memory().to(device, non_blocking=True)
+                targets = targets.pin_memory().to(device, non_blocking=True)
+            batches.append((inputs, targets))
+        return batches
+
+    # Objects made so far live to the end: keeping the collector from walking them makes its pauses short ones.
+    gc.collect()
+    gc.freeze()
+    consumed = Consumed([], [])
+    clocks = [device_clock(device.type), device_clock(device.type)]  # one for the warm-up, one for the window
+    recorder.begin()
+    for clock, steps in zip(clocks, (range(case.warmup), range(case.warmup, case.steps)), strict=True):
+        if steps.start == case.warmup:
+            clock.synchronize()
+            dist.barrier()
+            recorder.open_window()
+        clock.mark_step()
+        for step_index in steps:
+            batches = take(step_index)
+            recorder.data_ready()
+            consumed.tokens.append(sum(inputs.numel() for inputs, _ in batches))
+            consumed.losses.append(step(batches))
+            clock.mark_step()
+            recorder.end_step()
+    clocks[1].synchronize()
+    dist.barrier()
+    recorder.close_window()
+    device_ns = [ns for clock in clocks for ns in clock.step_ns()]
+    if device_ns:
+        recorder.record_device_times(device_ns)
+    return consumed
+
+
+def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -> dict[str, Any]:
+    """`end.json`: losses averaged over the ranks, tokens this rank consumed, memory peaks, compilations."""
+    import torch
+    import torch.distributed as dist
+
+    from lanemark.measure.peaks import memory_peaks
+
+    mean = torch.stack(consumed.losses).float().to(device)
+    dist.all_reduce(mean)  # a sum: one rank's NaN or infinity stays one in everybody's mean
+    values = [value / session.world_size for value in mean.tolist()]
+    finite = bool(torch.isfinite(mean).all())
+    source = "cross-entropy of the step, mean over all ranks"
+
+    def loss(index: int) -> dict[str, Any]:
+        if values[index] - values[index] == 0.0:  # false for infinities and NaN
+            return observed(values[index], source).to_json()
+        return unavailable(source, f"the loss of step {index % len(values)} is not a finite number").to_json()
+
+    return {
+        "rank": session.rank,
+        "losses": {"first": loss(0), "last": loss(-1), "finite": observed(finite, f"{source}, every step").to_json()},
+        "tokens": sum(consumed.tokens[session.case.warmup :]),
+        "tokens_warmup": sum(consumed.tokens[: session.case.warmup]),
+        "memory": memory_peaks(),
+        "compilations": session.beacon.compilations,
+        "compile_ns": session.beacon.compile_ns,
+    }
+
+
+def main() -> int:
+    """Open the session from the environment and train. What goes wrong is in `error.json`, and raised."""
+    with RankSession.from_environment(os.environ) as session:
+        train(session)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

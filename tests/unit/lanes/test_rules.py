@@ -1,0 +1,214 @@
+"""The training lane's rules: each accepts every good record and refuses the lie it is there for."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from lanemark.lanes.rules import RULES, broken_rules
+
+CORPUS = Path(__file__).parents[2] / "assets" / "records"
+GOOD = {path.stem: json.loads(path.read_bytes())["predicate"] for path in (CORPUS / "good").glob("*.json")}
+
+
+def at(doc, path):
+    *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    for step in parents:
+        doc = doc[step]
+    return doc, last
+
+
+def changed(name, changes):
+    doc = copy.deepcopy(GOOD[name])
+    for path, value in changes.items():
+        node, last = at(doc, path)
+        if value is DROP:
+            del node[last]
+        else:
+            node[last] = value
+    return doc
+
+
+DROP = object()
+OK, WARM, CUDA, FAILED, LOST = "eager_ddp_cpu", "fsdp2_regional_warm", "cuda_h100_8", "error_rank_killed", "lost"
+CANCELLED, SYNTHETIC = "cancelled", "synthetic"
+UNKNOWN = {"status": "unavailable", "source": "x", "reason": "could not look"}
+ABSENT = {"status": "absent", "source": "x"}
+
+
+def seen(value, source="x"):
+    return {"status": "observed", "source": source, "value": value}
+
+
+#: rule, a good record, what is changed in it: each case breaks that rule.
+REFUSED = [
+    ("figures-need-receipt", OK, {"outcome.receipt": False}),
+    ("figures-need-receipt", CUDA, {"outcome.receipt": False, "training.tokens_per_s": UNKNOWN}),
+    ("receipt-needs-figure", OK, {"training.tokens_per_s": UNKNOWN}),
+    ("receipt-needs-ok", FAILED, {"outcome.receipt": True}),
+    ("receipt-needs-ok", CANCELLED, {"outcome.receipt": True}),
+    ("receipt-needs-samples", OK, {"training.samples.measured": [125_000_000, 126_000_000]}),
+    ("receipt-needs-samples", OK, {"training.samples.measured": []}),
+    ("receipt-needs-window", OK, {"training.samples.measured": [125_000_000] * 4}),
+    ("receipt-needs-finite-loss", OK, {"training.loss.finite": seen(value=False)}),
+    ("receipt-needs-finite-loss", OK, {"training.loss.finite": UNKNOWN}),
+    ("receipt-needs-finite-loss", OK, {"training.loss.last": UNKNOWN}),
+    ("receipt-needs-end-markers", OK, {"outcome.ranks.1.end_marker": False}),
+    ("receipt-needs-parity", OK, {"data.token_parity": seen(value=False)}),
+    ("receipt-counts-tokens", OK, {"training.ranks.1.tokens": UNKNOWN}),
+    ("receipt-counts-tokens", OK, {"training.ranks.1.tokens": seen(1)}),
+    ("throughput-from-samples", OK, {"training.tokens_per_s": seen(1.0)}),
+    ("throughput-from-samples", OK, {"training.tokens_per_s": seen("many")}),
+    ("throughput-from-samples", OK, {"training.samples.measured": [0, 0, 0]}),
+    ("throughput-from-samples", OK, {"training.samples.measured.0": 125_000_001}),
+    ("step-time-from-samples", OK, {"training.step_time.value.mean_s": 0.125}),
+    ("step-time-from-samples", OK, {"training.step_time.value.p50_s": 0.126}),
+    ("step-time-from-samples", OK, {"training.step_time.value.p95_s": 0.125}),
+    ("step-time-from-samples", OK, {"training.step_time.value.min_s": 0.1}),
+    ("step-time-from-samples", OK, {"training.step_time.value.max_s": 0.1}),
+    ("step-time-from-samples", OK, {"training.step_time.value.stalls": 1}),
+    ("step-time-from-samples", OK, {"training.samples.measured": []}),
+    ("window-is-the-cases", OK, {"training.window.warmup": 0, "case.warmup": 0}),
+    ("window-is-the-cases", OK, {"training.window.steps": 6}),
+    ("window-is-the-cases", OK, {"case.steps": 50}),
+    ("samples-fit-the-window", OK, {"training.samples.warmup": [1, 2, 3]}),
+    ("samples-fit-the-window", FAILED, {"training.samples.measured": [1, 2, 3, 4]}),
+    ("step-is-the-cases", OK, {"training.tokens_per_step": 4096}),
+    ("step-is-the-cases", OK, {"case.grad_accum": 2}),
+    ("mfu-needs-peak", OK, {"training.mfu": seen(0.4)}),
+    ("mfu-needs-peak", CUDA, {"training.mfu": seen(1.01)}),
+    ("mfu-needs-peak", CUDA, {"training.mfu": seen(0)}),
+    ("mfu-needs-peak", CUDA, {"hardware.observed.device_class": UNKNOWN}),
+    ("requested-mirrors-case", OK, {"hardware.requested.gpu": "H100"}),
+    ("requested-mirrors-case", OK, {"hardware.requested.nproc": 4}),
+    ("requested-mirrors-case", OK, {"distributed.requested.mode": "fsdp2"}),
+    ("requested-mirrors-case", OK, {"compile.requested": "model"}),
+    ("requested-mirrors-case", OK, {"startup.declared": "require"}),
+    ("requested-mirrors-case", OK, {"data.requested": {"kind": "synthetic"}}),
+    ("requested-mirrors-case", OK, {"surface.name": "modal"}),
+    ("requested-mirrors-case", OK, {"run_id": "sparse-20261122T152233Z-0000ddp0"}),
+    ("observed-is-not-declared", CUDA, {"hardware.observed.device_class": seen("H100", "requested")}),
+    (
+        "observed-is-not-declared",
+        CUDA,
+        {"hardware.observed.mig": seen(value=False, source="as declared by the operator")},
+    ),
+    ("observed-is-not-declared", OK, {"toolchain.packages.0.version": seen("2.13.0", "Case")}),
+    ("substitution-is-said", CUDA, {"hardware.observed.device_class": seen("H200")}),
+    ("substitution-is-said", CUDA, {"hardware.observed.device_class": seen("cpu"), "training.mfu": UNKNOWN}),
+    ("substitution-is-said", CUDA, {"case.gpu": "H100?!"}),
+    ("substitution-is-said", CUDA, {"hardware.observed.device_class": seen("H100-NVL")}),
+    ("world-is-whole", WARM, {"distributed.observed.ranks_reporting": 1}),
+    ("world-is-whole", WARM, {"distributed.observed.ranks_reporting": 3}),
+    ("world-is-whole", WARM, {"distributed.observed.world_size": seen(4)}),
+    ("ok-has-every-rank", OK, {"outcome.ranks.1": DROP}),
+    ("ok-has-every-rank", OK, {"training.ranks.1": DROP}),
+    ("ok-has-every-rank", OK, {"outcome.ranks.1.rank": 0}),
+    ("ok-has-every-rank", OK, {"outcome.ranks.1.status": seen(3)}),
+    ("ok-has-every-rank", OK, {"outcome.ranks.1.signal": seen("SIGKILL")}),
+    ("ranks-are-listed-once", FAILED, {"outcome.ranks.1.rank": 0}),
+    ("ranks-are-listed-once", FAILED, {"training.ranks.1.rank": 7}),
+    ("warm-needs-cache", WARM, {"startup.cache_before.value.binaries": 0}),
+    ("warm-needs-cache", WARM, {"startup.cache_before.value.keys": 0}),
+    ("warm-needs-cache", WARM, {"startup.cache_before": ABSENT}),
+    ("warm-needs-cache", CUDA, {"startup.state": seen("seeded")}),
+    ("eager-compiles-nothing", OK, {"compile.observed.compilations": seen(2)}),
+    ("synthetic-is-no-data-path", SYNTHETIC, {"data.path_class": seen("local_disk")}),
+    ("synthetic-is-no-data-path", SYNTHETIC, {"data.path_class": UNKNOWN}),
+    ("synthetic-is-no-data-path", SYNTHETIC, {"data.dataset_digest": seen("sha256:" + "0" * 64)}),
+    ("synthetic-is-no-data-path", OK, {"data.path_class": seen("synthetic")}),
+    ("dataset-is-asked-for", OK, {"data.dataset_digest": seen("sha256:" + "0" * 64)}),
+    ("ok-has-no-failure", OK, {"outcome.first_cause": {"kind": "undecided", "summary": "x"}}),
+    (
+        "ok-has-no-failure",
+        OK,
+        {"findings": [{"kind": "disk_full", "severity": "failure", "summary": "x", "evidence": []}]},
+    ),
+    ("failure-names-its-cause", FAILED, {"outcome.first_cause": DROP}),
+    ("failure-names-its-cause", LOST, {"outcome.first_cause": DROP}),
+    ("transitions-end-in-outcome", OK, {"transitions.2.state": "lost"}),
+    ("transitions-end-in-outcome", OK, {"transitions.1.state": "error"}),
+    ("transitions-go-forward", OK, {"transitions.1.monotonic_s": 99.0}),
+    ("says-what-it-does-not-prove", OK, {"training.does_not_prove": []}),
+    ("no-null", OK, {"outcome.first_cause": None}),
+    ("no-null", OK, {"training.samples.measured.1": None}),
+    ("scrubbed-has-no-value", OK, {"environment.settings.1.value": "ib"}),
+    ("scrubbed-has-no-value", OK, {"environment.settings.0.value": DROP}),
+    ("evidence-names-are-inside", OK, {"evidence.0.name": "/etc/passwd"}),
+    ("evidence-names-are-inside", OK, {"evidence.0.name": "ranks/../../x"}),
+    ("evidence-names-are-inside", OK, {"evidence.0.name": ""}),
+]
+
+#: A good record and a change that looks like a lie and is none: nothing is broken.
+ACCEPTED = [
+    (OK, {"data.token_parity": UNKNOWN}),
+    (OK, {"outcome.receipt": False, "training.tokens_per_s": UNKNOWN}),
+    (CUDA, {"training.mfu": UNKNOWN}),
+    (CUDA, {"hardware.observed.device_class": seen("h100")}),
+    (CUDA, {"hardware.observed.device_class": seen("H100-80GB")}),
+    (CUDA, {"hardware.observed.device_class": UNKNOWN, "training.mfu": UNKNOWN}),
+    (
+        CUDA,
+        {"case.gpu": "H100+:8", "hardware.requested.gpu": "H100+:8", "hardware.observed.device_class": seen("H200")},
+    ),
+    (
+        CUDA,
+        {
+            "hardware.observed.device_class": seen("H200"),
+            "findings": [{"kind": "gpu_substituted", "severity": "caveat", "summary": "x", "evidence": []}],
+        },
+    ),
+    (FAILED, {"distributed.observed.ranks_reporting": 1}),
+    (FAILED, {"distributed.observed.world_size": UNKNOWN, "training.ranks.1": DROP}),
+    (LOST, {"outcome.ranks": []}),
+    (CANCELLED, {"training.loss.finite": UNKNOWN, "findings": []}),
+    (WARM, {"startup.state": seen("partly_warm"), "startup.cache_before.value.binaries": 0}),
+    (WARM, {"startup.state": UNKNOWN, "startup.cache_before": UNKNOWN}),
+    (WARM, {"transitions.1.monotonic_s": DROP}),
+]
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_good_records_break_nothing(name):
+    assert broken_rules(GOOD[name]) == ()
+
+
+@pytest.mark.parametrize(("rule", "name", "changes"), REFUSED)
+def test_each_rule_refuses(rule, name, changes):
+    broken = {item.rule: item for item in broken_rules(changed(name, changes))}
+    assert rule in broken
+    assert "cannot be judged" not in broken[rule].problem
+    assert broken[rule].why
+    assert len(broken[rule].problem) < 300
+
+
+@pytest.mark.parametrize(("name", "changes"), ACCEPTED)
+def test_what_is_no_lie_is_accepted(name, changes):
+    assert broken_rules(changed(name, changes)) == ()
+
+
+def test_every_rule_has_a_case_it_refuses():
+    assert {rule.name for rule in RULES} == {rule for rule, _, _ in REFUSED}
+
+
+def test_figures_worked_out_by_hand():
+    """tokens ÷ mean step: 2 ranks · 4 sequences · 256 tokens over (125 + 126 + 124.5) / 3 ms."""
+    doc = GOOD[OK]
+    assert doc["training"]["samples"]["measured"] == [125_000_000, 126_000_000, 124_500_000]
+    doc = changed(OK, {"training.tokens_per_s": seen(2 * 4 * 256 * 3 / 0.3755)})
+    assert broken_rules(doc) == ()
+
+
+@pytest.mark.parametrize("doc", [{}, {"outcome": {}}, {"outcome": None, "training": [], "case": "x"}])
+def test_what_is_no_record_breaks_rules_and_raises_nothing(doc):
+    broken = broken_rules(doc)
+    assert len(broken) > len(RULES) // 2
+    assert any("cannot be judged" in item.problem for item in broken)
+
+
+def test_a_users_own_command_may_count_tokens_in_its_own_way():
+    doc = changed(OK, {"case.command": ["python", "train.py"], "training.ranks.0.tokens": UNKNOWN})
+    assert broken_rules(doc) == ()
