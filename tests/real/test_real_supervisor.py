@@ -1,7 +1,6 @@
 """The local surface and the supervisor, with real processes that fail in every way a rank fails."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -192,8 +191,11 @@ def test_nothing_survives_a_killed_supervisor(tmp_path: Path) -> None:
     assert len(before) >= 5  # two ranks and three children of one
     supervisor.kill()
     supervisor.communicate()
-    _wait_until(lambda: guard.marked_pids(mark) == [])
-    _wait_until(lambda: not any(_alive(pid) for pid in before))
+    try:
+        _wait_until(lambda: not any(_alive(pid) for pid in before))
+        _wait_until(lambda: guard.marked_pids(mark) == [])
+    finally:
+        guard.kill_marked(mark)
     assert read_beacon(paths.rank(0).beacon).phase == "load"
 
 
@@ -232,7 +234,7 @@ def test_full_disk_ends_the_run_and_not_the_supervisor(tmp_path: Path) -> None:
         launched = surface.launch(surface.request(case, Placement(Home(mounted))), paths)
         result = supervise(surface, launched, paths, limits=Limits(60, 60, settle_s=0.5, grace_s=3.0))
         assert (result.reason, result.rank) == ("rank_failed", 1)
-        assert result.evidence.free_disk_bytes.value == 0
+        assert result.evidence.free_disk_bytes.value <= 16 * 1024  # an ended rank gives a few blocks back
         assert "No space left" in error_of(paths, 1)  # its bytes were set aside when the rank began
     finally:
         subprocess.run(["umount", "-l", str(mounted)], check=True)

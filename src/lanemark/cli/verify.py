@@ -36,13 +36,13 @@ def _checked(target: str) -> dict[str, object]:
             else Ledger(place.ledger).verify(target)
         )
     except LanemarkError as error:
-        failed = {"number": 0, "step": "find", "status": "failed", "slug": error.slug, "detail": str(error)}
+        failed = {"number": 0, "name": "find", "status": "failed", "slug": error.slug, "detail": str(error)}
         return {"target": target, "ok": False, "steps": [failed]}
     return {
         "target": target,
         "ok": report.ok,
         "record_id": report.record_id,
-        "steps": [vars(step) for step in report.steps],
+        "steps": [{key: value for key, value in vars(step).items() if value is not None} for step in report.steps],
     }
 
 
@@ -53,4 +53,4 @@ def _print(report: dict[str, object]) -> None:
     assert isinstance(steps, list)
     for step in steps:
         slug = f" [{step['slug']}]" if step.get("slug") else ""
-        print(f"  {step['number']}. {step['step']:<10} {marks[step['status']]:<8} {step['detail']}{slug}")
+        print(f"  {step['number']}. {step['name']:<9} {marks[step['status']]:<8} {step['detail']}{slug}")

@@ -183,11 +183,15 @@ class _Run:
 
     def ending(self, signal_name: str | None, failure: BaseException | None) -> Ending:
         """How it ended, for the record."""
-        start_error = None
-        if failure is not None:
-            start_error = f"{type(failure).__name__}: {failure}"[:500]
+        text = None if failure is None else f"{type(failure).__name__}: {failure}"[:500]
         exits = None if self._supervision is None else self._supervision.to_json()
-        return Ending(signal_name, start_error, findings=tuple(self._findings), exits=exits)
+        return Ending(
+            interrupted_by=signal_name,
+            start_error=None if self._launched else text,
+            supervisor_error=text if self._launched else None,
+            findings=tuple(self._findings),
+            exits=exits,
+        )
 
     def clean_up(self) -> None:
         """Give back what only this run needed: the reserved bytes, and a cold run's cache."""

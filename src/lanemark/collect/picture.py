@@ -62,6 +62,7 @@ def snapshot_of(
     *,
     interrupted_by: str | None,
     start_error: str | None,
+    supervisor_error: str | None,
     supervisor_alive: bool,
 ) -> Snapshot:
     """One frozen picture of an attempt whose supervision is over.
@@ -71,7 +72,7 @@ def snapshot_of(
         case: for the limits that were in force.
         ranks: what each rank left behind.
         exits: `exits.json`; {} when the supervisor left none.
-        interrupted_by, start_error, supervisor_alive: as in `Snapshot`.
+        interrupted_by, start_error, supervisor_error, supervisor_alive: as in `Snapshot`.
     """
     states = _states(exits)
     reason = exits.get("reason")
@@ -80,6 +81,7 @@ def snapshot_of(
         ended_because="start_failed" if start_error is not None else reason,
         interrupted_by=interrupted_by,
         start_error=start_error,
+        supervisor_error=supervisor_error,
         oom_kills=oom_kills(exits),
         free_bytes=value_of((exits.get("evidence") or {}).get("free_disk_bytes")),
         stall_s=case.stall_s,

@@ -62,6 +62,7 @@ class Ending:
     Attributes:
         interrupted_by: the signal the supervisor was sent, or None.
         start_error: why the ranks could not be started, or None.
+        supervisor_error: what went wrong in the supervisor itself once they were, or None.
         supervisor_alive: False when another process seals for a supervisor that was lost.
         findings: what was concluded on the way (clock steps).
         exits: what the supervision saw, for when the disk had no room for `exits.json`; None to read that file.
@@ -70,6 +71,7 @@ class Ending:
 
     interrupted_by: str | None = None
     start_error: str | None = None
+    supervisor_error: str | None = None
     supervisor_alive: bool = True
     findings: tuple[Finding, ...] = ()
     exits: dict[str, Any] | None = None
@@ -138,6 +140,7 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
         exits_doc,
         interrupted_by=ending.interrupted_by,
         start_error=ending.start_error,
+        supervisor_error=ending.supervisor_error,
         supervisor_alive=ending.supervisor_alive,
     )
     cause = first_cause(picture)

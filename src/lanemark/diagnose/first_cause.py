@@ -81,6 +81,15 @@ def start_failed(snapshot: Snapshot) -> Finding | None:
     return Finding(kind, "failure", f"the ranks could not be started: {snapshot.start_error[:300]}")
 
 
+def supervisor_failed(snapshot: Snapshot) -> Finding | None:
+    """The supervisor broke while it watched: what the ranks did afterwards is its doing, not theirs."""
+    if snapshot.supervisor_error is None:
+        return None
+    text = snapshot.supervisor_error[:300]
+    kind = "disk_full" if _DISK_FULL.search(text) else "supervisor_failed"
+    return Finding(kind, "failure", f"the supervisor failed while it watched the ranks: {text}")
+
+
 def disk_full(snapshot: Snapshot) -> Finding | None:
     """A rank said ENOSPC, or died of SIGBUS (a store to a page the disk had no room for) on a full file system."""
     full = snapshot.free_bytes is not None and snapshot.free_bytes < _FULL_BYTES
@@ -208,6 +217,7 @@ def supervisor_lost(snapshot: Snapshot) -> Finding | None:
 DETECTORS: Final[tuple[Detector, ...]] = (
     interrupted,
     start_failed,
+    supervisor_failed,
     supervisor_lost,
     disk_full,
     out_of_memory,
@@ -230,7 +240,8 @@ def first_cause(snapshot: Snapshot) -> Finding | None:
     more specific sign about the same rank stands in for its general one.
     """
     clean = all(rank.end_marker and rank.status == 0 for rank in snapshot.ranks)
-    if clean and snapshot.interrupted_by is None and snapshot.start_error is None and snapshot.supervisor_alive:
+    undisturbed = snapshot.interrupted_by is None and snapshot.supervisor_alive
+    if clean and undisturbed and snapshot.start_error is None and snapshot.supervisor_error is None:
         return None
     found = [finding for detector in DETECTORS if (finding := detector(snapshot)) is not None]
     if not found:

@@ -51,6 +51,7 @@ class Snapshot:
             `interrupted`, `start_failed`), or None when the supervisor left no word.
         interrupted_by: the signal the supervisor itself was sent, or None.
         start_error: why the ranks could not be started, or None.
+        supervisor_error: what went wrong in the supervisor itself once they were, or None.
         oom_kills: kernel OOM kills counted in our cgroup (or host-wide) during the run; None when not readable.
         free_bytes: free space of the attempt's file system at the end; None when not readable.
         stall_s, wall_s: the limits that were in force.
@@ -61,6 +62,7 @@ class Snapshot:
     ended_because: str | None
     interrupted_by: str | None = None
     start_error: str | None = None
+    supervisor_error: str | None = None
     oom_kills: int | None = None
     free_bytes: int | None = None
     stall_s: float = 0.0

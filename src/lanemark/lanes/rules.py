@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lanemark.lanes.figures import MIN_MEASURED_STEPS, step_time, tokens_per_s
+from lanemark.observe.gpu_names import gpu_matches
 from lanemark.records.case import parse_gpu
-from lanemark.records.errors import UsageError
 from lanemark.records.observation import value_of
 
 Doc = dict[str, Any]
@@ -33,8 +32,7 @@ _NEEDS_CACHE: Final = frozenset({"warm", "seeded", "image_seed"})
 _FINAL: Final = frozenset({"ok", "error", "cancelled", "lost"})
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """One rule.
 
     Attributes:
@@ -48,8 +46,7 @@ class Rule:
     check: Callable[[Doc], str | None]
 
 
-@dataclass(frozen=True)
-class Broken:
+class Broken(NamedTuple):
     """A rule that a record does not keep: its name, why the rule exists, and the problem found."""
 
     rule: str
@@ -245,20 +242,23 @@ def _observed_is_not_declared(doc: Doc) -> str | None:
     return None
 
 
+def _substituted(doc: Doc) -> str | None:
+    """Why the device observed is not the one asked for, by the same reading that seals records; None when it is."""
+    seen = doc["hardware"]["observed"]
+    asked = parse_gpu(doc["case"]["gpu"])
+    matches, why = gpu_matches(asked, value_of(seen["device_class"]), value_of(seen["device_count"]))
+    return why if matches is False else None
+
+
 def _substitution_is_said(doc: Doc) -> str | None:
-    """A served class other than the one asked for carries the finding that says so. `H100+` allows a newer class."""
-    seen = value_of(doc["hardware"]["observed"]["device_class"])
-    try:
-        asked = parse_gpu(doc["case"]["gpu"])
-    except UsageError as error:
-        return f"the case's GPU specification cannot be read: {error.what}"
-    if seen is None or asked.name == "any" or asked.or_better:
-        return None
-    # `A100` asks for no memory size, so that `A100-80GB` is what was asked for; `H100-NVL` is another device.
-    same = re.fullmatch(rf"{re.escape(asked.name)}(?:-[0-9]+GB)?", seen, re.IGNORECASE)
-    if same or _has_finding(doc, "gpu_substituted"):
-        return None
-    return f"{asked.name} was asked for, {_short(seen)} was observed, and no finding says so"
+    why = _substituted(doc)
+    said = any(finding["kind"] == "gpu_substituted" for finding in doc["findings"])
+    return None if why is None or said else f"{why}, and no finding says so"
+
+
+def _pinned_is_served(doc: Doc) -> str | None:
+    why = _substituted(doc) if _receipt(doc) and parse_gpu(doc["case"]["gpu"]).pinned else None
+    return None if why is None else f"outcome.receipt is true for a pinned device and {why}"
 
 
 def _world_is_whole(doc: Doc) -> str | None:
@@ -309,7 +309,17 @@ def _warm_needs_cache(doc: Doc) -> str | None:
         return f"the start is called {state} and the cache before it was not observed"
     if not before["keys"] or not before["binaries"]:
         return f"the start is called {state} over a cache of {before['keys']} keys and {before['binaries']} binaries"
+    after = value_of(doc["startup"]["cache_after"])
+    if state == "warm" and after is not None and after["digest"] != before["digest"]:
+        return "the start is called warm and the run added to the cache"
     return None
+
+
+def _cold_needs_empty_cache(doc: Doc) -> str | None:
+    before = value_of(doc["startup"]["cache_before"])
+    if value_of(doc["startup"]["state"]) != "cold" or before is None or not (before["keys"] or before["binaries"]):
+        return None
+    return f"the start is called cold over a cache of {before['keys']} keys and {before['binaries']} binaries"
 
 
 def _eager_compiles_nothing(doc: Doc) -> str | None:
@@ -423,10 +433,6 @@ def _nulls(node: Any, path: str) -> Iterator[str]:
             yield from _nulls(child, f"{path}[{place}]")
 
 
-def _has_finding(doc: Doc, kind: str) -> bool:
-    return any(finding["kind"] == kind for finding in doc["findings"])
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
@@ -452,10 +458,12 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("requested-mirrors-case", "What was asked for is the case and only the case.", _requested_mirrors_case),
     Rule("observed-is-not-declared", "A declared value never fills an observed field.", _observed_is_not_declared),
     Rule("substitution-is-said", "A number from another device must not pass for this one.", _substitution_is_said),
+    Rule("pinned-is-served", "A pinned class has no substitute.", _pinned_is_served),
     Rule("world-is-whole", "A number of half a world is not the world's.", _world_is_whole),
     Rule("ok-has-every-rank", "A run is ok when every rank is.", _ok_has_every_rank),
     Rule("ranks-are-listed-once", "A rank counted twice hides one that is missing.", _ranks_are_listed_once),
     Rule("warm-needs-cache", "Keys alone prove nothing: warm means that binaries were there.", _warm_needs_cache),
+    Rule("cold-needs-empty-cache", "A warm start called cold makes start-up look fast.", _cold_needs_empty_cache),
     Rule("eager-compiles-nothing", "A compiled run must not pass for an eager one.", _eager_compiles_nothing),
     Rule("synthetic-is-no-data-path", "Made-up tokens measure no data path.", _synthetic_is_no_data_path),
     Rule("dataset-is-asked-for", "Another data set answers another question.", _dataset_is_the_one_asked_for),

@@ -39,7 +39,11 @@ class RankState:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Host evidence of one supervision. `states` are from the moment of the decision, before any signal was sent."""
+    """Host evidence of one supervision.
+
+    States and free space are from the moment of the decision, before any signal was sent and any log was shortened:
+    ended ranks give back what their unnamed files held.
+    """
 
     states: tuple[RankState, ...]
     oom_before: OomCounters

@@ -37,11 +37,16 @@ def marked_pids(mark: bytes) -> list[int]:
 
 
 def kill_marked(mark: bytes) -> list[int]:
-    """Kill every process that carries the mark, until none is left. Returns the pids that were killed."""
+    """Kill every process that carries the mark, until none is left. Returns the pids that were killed.
+
+    Two looks in a row must find nothing: in the middle of an exec a process shows no environment for a moment.
+    """
     killed: list[int] = []
+    empty = 0
     for _ in range(_ROUNDS):
         pids = marked_pids(mark)
-        if not pids:
+        empty = 0 if pids else empty + 1
+        if empty == 2:
             break
         killed += [pid for pid in pids if pid not in killed and _kill(pid, mark)]
         time.sleep(_ROUND_S)

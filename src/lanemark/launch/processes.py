@@ -68,9 +68,17 @@ def parse_stat(text: str) -> ProcessStat:
 def read_stat(pid: int) -> ProcessStat | None:
     """The process's line now, or None when there is no such process (any more)."""
     try:
-        return parse_stat(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace"))
+        fd = os.open(
+            f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC
+        )  # plain calls: this runs for every rank each round
+    except OSError:
+        return None
+    try:
+        return parse_stat(os.read(fd, 4096).decode("utf-8", "replace"))
     except (OSError, ValueError):
         return None
+    finally:
+        os.close(fd)
 
 
 def read_wait_channel(pid: int) -> str | None:

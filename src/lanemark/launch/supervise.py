@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from lanemark.launch.evidence import Evidence, RankState, read_free_disk, read_oom_counters
@@ -171,6 +172,9 @@ class _Watch:
     limits: Limits
     began_ns: int
     progress_ns: int
+    #: Paths that every round looks at, by rank; made once, because making them costs more than looking.
+    pages: tuple[Path, ...]
+    logs: tuple[tuple[Path, Path], ...]
     beacons: list[BeaconView | None]
     beacon_errors: dict[int, str] = field(default_factory=dict)
     cpu_s: dict[int, float] = field(default_factory=dict)
@@ -213,7 +217,7 @@ def supervise(
     """
     oom_before = read_oom_counters()
     now_ns = clock_ns()
-    watch = _Watch(paths, limits, now_ns, now_ns, [None] * len(launched.ranks))
+    watch = _watch(paths, limits, now_ns, len(launched.ranks))
     try:
         while True:
             status = surface.poll(launched)
@@ -224,7 +228,7 @@ def supervise(
                 break
             young = clock_ns() - watch.began_ns < _START_S * 1e9
             surface.wait(launched, _START_POLL_S if young else _STEADY_POLL_S)
-        states = _states(status)
+        states, free = _states(status), read_free_disk(paths.root)
         if status.alive:
             watch.signals += surface.stop(launched, decision.reason, grace_s=limits.grace_s)
             status = surface.poll(launched)
@@ -233,7 +237,7 @@ def supervise(
     finally:
         surface.cleanup(launched)
     logs = _compact_logs(paths, len(launched.ranks))
-    evidence = Evidence(states, oom_before, read_oom_counters(), *read_free_disk(paths.root))
+    evidence = Evidence(states, oom_before, read_oom_counters(), *free)
     supervision = Supervision(
         reason=decision.reason,
         detail=decision.detail,
@@ -249,6 +253,19 @@ def supervise(
     )
     _write_exits(paths, supervision.to_json())
     return supervision
+
+
+def _watch(paths: AttemptPaths, limits: Limits, now_ns: int, nproc: int) -> _Watch:
+    ranks = [paths.rank(rank) for rank in range(nproc)]
+    return _Watch(
+        paths=paths,
+        limits=limits,
+        began_ns=now_ns,
+        progress_ns=now_ns,
+        pages=tuple(rank.beacon for rank in ranks),
+        logs=tuple((rank.stdout, rank.stderr) for rank in ranks),
+        beacons=[None] * nproc,
+    )
 
 
 def _observe(watch: _Watch, status: SurfaceStatus, now_ns: int) -> None:
@@ -268,7 +285,7 @@ def _observe(watch: _Watch, status: SurfaceStatus, now_ns: int) -> None:
             continue
         if _read_page(watch, rank.rank) or _compiles(watch, rank):
             watch.progress_ns = now_ns
-        for log in (watch.paths.rank(rank.rank).stdout, watch.paths.rank(rank.rank).stderr):
+        for log in watch.logs[rank.rank]:
             relieve(log)
 
 
@@ -292,7 +309,7 @@ def _read_page(watch: _Watch, rank: int) -> bool:
     """Read the rank's beacon; True when it has moved. Whatever stands in the file, the supervisor goes on."""
     before = watch.beacons[rank]
     try:
-        page = read_beacon(watch.paths.rank(rank).beacon)
+        page = read_beacon(watch.pages[rank])
     except FileNotFoundError:  # it has not come that far
         return False
     except (OSError, BeaconError) as error:

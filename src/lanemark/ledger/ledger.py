@@ -5,6 +5,9 @@ notice, never a failure of the append, because the record itself is safe by then
 
 The index lies in the ledger, or, where `LANEMARK_INDEX` names a directory, in a file of its own there: for a ledger on
 a network share, where SQLite's shared memory does not work, or on a read-only disk.
+
+Small results here and in `objects`, `rows` and `lanes.rules` are named tuples, because this runs where a run ends and
+defining a frozen dataclass costs ten times as much of the CPU that leaving a record may take.
 """
 
 from __future__ import annotations
@@ -12,14 +15,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lanemark.ledger import objects
 from lanemark.ledger.index import BadFile, Index, IndexUnusableError, SyncReport, read_row
 from lanemark.ledger.rows import Filters, IndexRow, row_of, select
-from lanemark.records.attempt import RUN_ID
 from lanemark.records.encoding import decode, digest, safe_text
 from lanemark.records.errors import LedgerError, RecordError
 
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 INDEX_VARIABLE: Final = "LANEMARK_INDEX"
 
 
-@dataclass(frozen=True)
-class Appended:
+class Appended(NamedTuple):
     """The outcome of an append.
 
     Attributes:
@@ -42,11 +42,10 @@ class Appended:
 
     id: str
     path: Path
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """Rows, newest first, and what a reader should know about how they were found.
 
     Attributes:
@@ -56,8 +55,8 @@ class Listing:
     """
 
     rows: tuple[IndexRow, ...]
-    bad: tuple[BadFile, ...] = field(default=())
-    notices: tuple[str, ...] = field(default=())
+    bad: tuple[BadFile, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -111,6 +110,8 @@ class Ledger:
             RecordError: `record-missing` or `record-ambiguous`.
             LedgerError: `ledger-unreadable`.
         """
+        from lanemark.records.attempt import RUN_ID
+
         if RUN_ID.fullmatch(id_or_prefix):
             rows = self.list(run_id=id_or_prefix).rows
             if not rows:

@@ -23,9 +23,8 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lanemark.records.encoding import MAX_RECORD_BYTES
 from lanemark.records.errors import LedgerError, RecordError
@@ -42,8 +41,7 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errn
 _NO_DIRECTORY_FSYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF})
 
 
-@dataclass(frozen=True)
-class ObjectFile:
+class ObjectFile(NamedTuple):
     """One entry under `objects/`: a record's file, or `problem` says why it is not one."""
 
     path: Path

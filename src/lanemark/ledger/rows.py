@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lanemark.records.encoding import safe_text
 from lanemark.records.observation import value_of
@@ -53,8 +53,7 @@ class IndexRow:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
-@dataclass(frozen=True)
-class Filters:
+class Filters(NamedTuple):
     """Which rows are wanted. None asks for nothing in particular.
 
     Attributes:

@@ -125,7 +125,7 @@ class RankSession:
         replace_file(self.paths.end, encode(doc))
         self.beacon.enter("done")
 
-    def __enter__(self) -> RankSession:  # noqa: PYI034 - typing.Self came with Python 3.11
+    def __enter__(self) -> RankSession:
         preallocate(self._reserve, ERROR_BYTES)
         return self
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 #: Longest wait for a killed child to be reaped before it is left to the kernel, seconds.
@@ -39,6 +40,13 @@ class ChildResult:
     @property
     def timed_out(self) -> bool:
         return self.returncode is None
+
+
+def importable(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with this package on the path: it may have been laid beside an interpreter without being installed."""
+    here = str(Path(__file__).resolve().parents[2])
+    before = environ.get("PYTHONPATH")
+    return {**environ, "PYTHONPATH": here if not before else f"{here}{os.pathsep}{before}"}
 
 
 def run_child(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lanemark.observe.child import ChildResult, run_child
+from lanemark.observe.child import ChildResult, importable, run_child
 from lanemark.observe.gpu_names import classify_device
 from lanemark.observe.nvml_probe import MARK
 from lanemark.observe.reading import guarded, reason_of
@@ -215,19 +215,12 @@ def device_facts(
     uuids = [part.strip() for part in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip().startswith("MIG-")]
     try:
         result = run_child(
-            [sys.executable, "-m", "lanemark.observe.nvml_probe", *uuids], timeout_s=timeout_s, env=child_env(env)
+            [sys.executable, "-m", "lanemark.observe.nvml_probe", *uuids], timeout_s=timeout_s, env=importable(env)
         )
         return facts_from_probe(parse_probe(result), env, driver_traces(root))
     except Exception as error:  # a probe never ends a run; whatever broke is the reason
         why = reason_of(error)
         return _all(lambda _: unavailable(SOURCE, why))
-
-
-def child_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with this package importable: it may have been laid beside an interpreter without being installed."""
-    here = str(Path(__file__).resolve().parents[2])
-    before = environ.get("PYTHONPATH")
-    return {**environ, "PYTHONPATH": here if not before else f"{here}{os.pathsep}{before}"}
 
 
 def cpu_device_facts(host: Mapping[str, Observation[Any]]) -> dict[str, Observation[Any]]:

@@ -18,32 +18,29 @@ from lanemark.records.encoding import safe_text
 
 #: FUSE file systems that show an object store as files.
 OBJECT_FUSE: Final = frozenset(
-    ("s3fs", "rclone", "goofys", "gcsfuse", "mountpoint-s3", "geesefs", "blobfuse", "blobfuse2", "s3backer", "tigrisfs",
-     "hf-mount", "ossfs", "cosfs", "obsfs", "riofs", "yas3fs", "catfs", "s3ql", "alluxio-fuse")
+    ("s3fs", "rclone", "goofys", "gcsfuse", "mountpoint-s3", "geesefs", "blobfuse", "blobfuse2", "s3backer",
+     "tigrisfs", "hf-mount", "ossfs", "cosfs", "obsfs", "riofs", "yas3fs", "catfs", "s3ql", "alluxio-fuse")
 )  # fmt: skip
 #: FUSE file systems that are clients of a file server or a distributed file system.
 NETWORK_FUSE: Final = frozenset(
     ("glusterfs", "ceph-fuse", "ceph", "sshfs", "juicefs", "JuiceFS", "mfs", "moosefs", "seaweedfs", "davfs",
-    "lizardfs",
-     "curlftpfs", "cvmfs2", "weed", "dfuse", "gpfs", "smbnetfs", "afp", "quobyte")
+     "lizardfs", "curlftpfs", "cvmfs2", "weed", "dfuse", "gpfs", "smbnetfs", "afp", "quobyte")
 )  # fmt: skip
 #: Kernel file systems whose data is on another machine (or, for 9p and virtiofs, across a hypervisor).
 NETWORK: Final = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs", "afs", "pvfs2", "wekafs",
-     "orangefs", "ocfs2", "gfs2", "coda", "ncpfs", "virtiofs", "9p", "quobyte", "vboxsf", "prl_fs")
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs", "afs", "pvfs2",
+     "wekafs", "orangefs", "ocfs2", "gfs2", "coda", "ncpfs", "virtiofs", "9p", "quobyte", "vboxsf", "prl_fs")
 )  # fmt: skip
 MEMORY: Final = frozenset(("tmpfs", "ramfs", "hugetlbfs", "devtmpfs"))
 #: File systems on block devices, read-only images among them.
 BLOCK: Final = frozenset(
-    ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "jfs", "reiserfs", "ntfs", "ntfs3", "fuseblk",
-    "vfat",
-     "exfat", "msdos", "squashfs", "erofs", "iso9660", "udf", "nilfs2")
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "jfs", "reiserfs", "ntfs", "ntfs3",
+     "fuseblk", "vfat", "exfat", "msdos", "squashfs", "erofs", "iso9660", "udf", "nilfs2")
 )  # fmt: skip
 #: FUSE servers that unpack a local image file; which file, only their own process knows.
 IMAGE_FUSE: Final = frozenset(("squashfuse", "squashfuse_ll", "dwarfs", "fuse-overlayfs", "archivemount", "ratarmount"))
 
-#: Names of block devices whose blocks come over a network (kernel Documentation/admin-guide/devices.txt; nbd, Ceph,
-#: DRBD).
+#: Block devices whose blocks come over a network: nbd, Ceph's rbd, DRBD (kernel Documentation/admin-guide).
 _NETWORK_BLOCK: Final = re.compile(r"(?:nbd|rbd|drbd)[0-9]")
 _MEMORY_BLOCK: Final = re.compile(r"(?:zram|ram)[0-9]")
 #: Model strings of cloud volumes that look like NVMe disks (vendors' guides on telling volume from instance storage).
@@ -54,7 +51,7 @@ _LOCAL_MODEL: Final = re.compile(r"Instance Storage|^nvme_card[0-9]*$|NVMe Direc
 #: Devices a hypervisor hands in: what stands behind them cannot be seen from inside.
 _VIRTUAL_BLOCK: Final = re.compile(r"(?:vd|xvd)[a-z]")
 _MAX_DEPTH: Final = 6
-_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)
@@ -91,13 +88,9 @@ class Verdict:
 
 def unescape(text: str) -> str:
     r"""Undo mountinfo's octal escapes (`\040` is a space). Bytes above 127 come back as the UTF-8 they were."""
-    if "\\" not in text:
-        return text
-    raw = _ESCAPE.sub(lambda match: chr(int(match[1], 8) & 0xFF), text)
-    try:
-        return raw.encode("latin-1").decode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return raw  # text beside the escapes was not ASCII and is already decoded
+    raw = text.encode("utf-8", "surrogateescape")
+    whole = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
+    return whole.decode("utf-8", "surrogateescape")
 
 
 def parse_mountinfo(text: str) -> dict[int, Mount]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 #: Marks our line among whatever a driver library prints.
@@ -25,32 +24,34 @@ def gather(nvml: Any, uuids: tuple[str, ...] = ()) -> dict[str, Any]:
         uuids: MIG instances named by the environment, which no index reaches.
     """
 
-    def ask(question: Callable[[], Any]) -> dict[str, Any]:
+    def ask(question: str, *arguments: Any, read: Callable[[Any], Any] = lambda answer: answer) -> dict[str, Any]:
         try:
-            return {"value": question()}
-        except Exception as error:  # one refused question must not hide the others
+            # Looked up by name in here: an older pynvml lacks some questions, which must not hide the others.
+            return {"value": read(getattr(nvml, question)(*arguments))}
+        except Exception as error:
             return {"error": type(error).__name__, "text": str(error)[:200]}
 
-    def device(handle: Any) -> dict[str, Any]:
+    def device(answer: dict[str, Any]) -> dict[str, Any]:
+        if "value" not in answer:
+            return answer
+        handle = answer["value"]
         return {
-            "name": ask(lambda: nvml.nvmlDeviceGetName(handle)),
-            "uuid": ask(lambda: nvml.nvmlDeviceGetUUID(handle)),
-            "memory_bytes": ask(lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle).total)),
-            "mig": ask(lambda: bool(nvml.nvmlDeviceGetMigMode(handle)[0])),
-            "ecc": ask(lambda: bool(nvml.nvmlDeviceGetEccMode(handle)[0])),
-            "power_limit_w": ask(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
-            "sm_clock_max_mhz": ask(lambda: int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))),
+            "name": ask("nvmlDeviceGetName", handle),
+            "uuid": ask("nvmlDeviceGetUUID", handle),
+            "memory_bytes": ask("nvmlDeviceGetMemoryInfo", handle, read=lambda info: int(info.total)),
+            "mig": ask("nvmlDeviceGetMigMode", handle, read=lambda modes: bool(modes[0])),
+            "ecc": ask("nvmlDeviceGetEccMode", handle, read=lambda modes: bool(modes[0])),
+            "power_limit_w": ask("nvmlDeviceGetEnforcedPowerLimit", handle, read=lambda milliwatts: milliwatts / 1000),
+            "sm_clock_max_mhz": ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM, read=int),
         }
 
-    count = ask(nvml.nvmlDeviceGetCount)
-    handles = [ask(partial(nvml.nvmlDeviceGetHandleByIndex, index)) for index in range(count.get("value", 0))]
-    named = {uuid: ask(partial(nvml.nvmlDeviceGetHandleByUUID, uuid)) for uuid in uuids}
+    count = ask("nvmlDeviceGetCount")
     return {
-        "driver": ask(nvml.nvmlSystemGetDriverVersion),
-        "cuda": ask(nvml.nvmlSystemGetCudaDriverVersion_v2),
+        "driver": ask("nvmlSystemGetDriverVersion"),
+        "cuda": ask("nvmlSystemGetCudaDriverVersion_v2"),
         "count": count,
-        "devices": [device(answer["value"]) if "value" in answer else answer for answer in handles],
-        "mig_devices": {uuid: device(a["value"]) if "value" in a else a for uuid, a in named.items()},
+        "devices": [device(ask("nvmlDeviceGetHandleByIndex", index)) for index in range(count.get("value", 0))],
+        "mig_devices": {uuid: device(ask("nvmlDeviceGetHandleByUUID", uuid)) for uuid in uuids},
     }
 
 

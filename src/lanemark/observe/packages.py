@@ -19,8 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lanemark.observe.child import ChildResult, run_child
-from lanemark.observe.devices import child_env
+from lanemark.observe.child import ChildResult, importable, run_child
 from lanemark.observe.import_probe import MARK
 from lanemark.observe.reading import guarded, reason_of
 from lanemark.records.encoding import safe_text
@@ -118,7 +117,7 @@ def try_import(
     module: str, environ: Mapping[str, str] | None = None, *, timeout_s: float = IMPORT_TIMEOUT_S
 ) -> Observation[bool]:
     """Import `module` in a fresh interpreter like ours."""
-    env = child_env(os.environ if environ is None else environ)
+    env = importable(os.environ if environ is None else environ)
     argv = [sys.executable, "-m", "lanemark.observe.import_probe", module]
     return guarded(
         f"import {module} in a fresh interpreter",

@@ -27,43 +27,26 @@ MIN_KNOWN_SECRET: Final = 6
 
 _SECRET_WORDS: Final = frozenset(
     ("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "pwd", "passphrase", "apikey",
-    "credential",
-     "credentials", "creds", "auth", "authorization", "bearer", "cookie", "cookies", "signature", "sig", "jwt", "pat",
-     "sas", "dsn", "webhook", "netrc", "totp", "otp")
+     "credential", "credentials", "creds", "auth", "authorization", "bearer", "cookie", "cookies", "signature",
+     "sig", "jwt", "pat", "sas", "dsn", "webhook", "netrc", "totp", "otp")
 )  # fmt: skip
 #: Long enough to be recognised inside a word without separators (`MYSECRETVALUE`, `dbpassword2`).
 _SECRET_STEMS: Final = ("password", "passwd", "passphrase", "secret", "apikey", "credential", "accesskey", "privatekey")
 #: `<word> key` names a secret after these words only: `sort_key` and `kv_key` do not.
 _KEY_OWNERS: Final = frozenset(
     ("api", "access", "private", "secret", "encryption", "signing", "account", "shared", "license", "service",
-    "storage",
-     "deploy", "master", "auth", "ssh", "hf", "wandb", "openai", "app", "session", "subscription", "write", "ingest")
+     "storage", "deploy", "master", "auth", "ssh", "hf", "wandb", "openai", "app", "session", "subscription",
+     "write", "ingest")
 )  # fmt: skip
 #: `pass` is a password after these words (and alone); compilers have passes too (`..._GEMM_PASS=1`).
 _PASS_OWNERS: Final = frozenset(
-    (
-        "",
-        "db",
-        "user",
-        "admin",
-        "root",
-        "redis",
-        "pg",
-        "mysql",
-        "postgres",
-        "ftp",
-        "smtp",
-        "proxy",
-        "http",
-        "sudo",
-        "login",
-        "my",
-    )
-)
+    ("", "db", "user", "admin", "root", "redis", "pg", "mysql", "postgres", "ftp", "smtp", "proxy", "http",
+     "sudo", "login", "my")
+)  # fmt: skip
 #: `--eos-token "<s>"` names a vocabulary entry.
 _VOCABULARY_OWNERS: Final = frozenset(
     ("bos", "eos", "pad", "unk", "mask", "sep", "cls", "special", "image", "stop", "start", "end", "per", "max",
-    "num", "min")
+     "num", "min")
 )  # fmt: skip
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _NUMBER: Final = re.compile(r"[+-]?[0-9][0-9_,]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?[kKmMgGbBtT]?")
@@ -71,27 +54,33 @@ _NUMBER: Final = re.compile(r"[+-]?[0-9][0-9_,]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)
 #: Published prefixes and shapes of credentials. Each is specific enough to be wrong about ordinary text almost never.
 _SHAPES: Final = re.compile(
     r"""
+      (?<![A-Za-z0-9])(?:
       -----BEGIN[ ][A-Z ]+-----[\s\S]*                                  # PEM: everything from the first line on
-    | \bhf_[A-Za-z0-9]{8,} | \bapi_org_[A-Za-z0-9]{8,}                   # Hugging Face
-    | \bgh[pousr]_[A-Za-z0-9]{8,} | \bgithub_pat_\w{8,}                  # GitHub
-    | \bgl(?:pat|dt|rt|cbt|ptt|ft|soat)-[\w-]{8,}                        # GitLab
-    | \b(?:sk|rk|pk)[-_](?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{8,}            # OpenAI, Anthropic, Stripe
-    | \b(?:AKIA|ASIA|AROA|AIDA|AGPA|ANPA)[A-Z0-9]{12,}                   # AWS key ids
-    | \bxox[abeoprs]-[A-Za-z0-9-]{8,} | \bxapp-[A-Za-z0-9-]{8,}          # Slack
-    | \bhooks\.slack\.com/[\w/.-]+ | \bdiscord(?:app)?\.com/api/webhooks/[\w/.-]+
-    | \bAIza[A-Za-z0-9_-]{16,} | \bya29\.[\w.-]{8,} | \bGOCSPX-[\w-]{8,} # Google
-    | \beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)?     # JSON web token
-    | \bnvapi-[\w-]{8,} | \bpypi-[\w-]{16,} | \bnpm_[A-Za-z0-9]{8,}      # NVIDIA, PyPI, npm
-    | \bdckr_pat_[\w-]{8,} | \bdop_v1_[a-f0-9]{8,}                       # Docker Hub, DigitalOcean
-    | \b(?:ak|as)-[A-Za-z0-9]{20,} | \bwandb_v[0-9]_\w{8,} | \bSG\.[\w-]{8,}\.[\w-]{8,}  # Modal, W&B, SendGrid
-    | \b(?i:bearer)[ ]+[A-Za-z0-9._~+/=-]{6,}
-    | \b(?i:basic|token)[ ]+(?=[A-Za-z._~+/=-]*[0-9])[A-Za-z0-9._~+/=-]{6,}  # HTTP authorization values
+    | hf_[A-Za-z0-9]{8,} | api_org_[A-Za-z0-9]{8,}                   # Hugging Face
+    | gh[pousr]_[A-Za-z0-9]{8,} | github_pat_\w{8,}                  # GitHub
+    | gl(?:pat|dt|rt|cbt|ptt|ft|soat)-[\w-]{8,}                        # GitLab
+    | (?:sk|rk|pk)[-_](?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{8,}            # OpenAI, Anthropic, Stripe
+    | (?:AKIA|ASIA|AROA|AIDA|AGPA|ANPA)[A-Z0-9]{12,}                   # AWS key ids
+    | xox[abeoprs]-[A-Za-z0-9-]{8,} | xapp-[A-Za-z0-9-]{8,}          # Slack
+    | hooks\.slack\.com/[\w/.-]+ | discord(?:app)?\.com/api/webhooks/[\w/.-]+
+    | AIza[A-Za-z0-9_-]{16,} | ya29\.[\w.-]{8,} | GOCSPX-[\w-]{8,} # Google
+    | eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)?     # JSON web token
+    | nvapi-[\w-]{8,} | pypi-[\w-]{16,} | npm_[A-Za-z0-9]{8,}      # NVIDIA, PyPI, npm
+    | dckr_pat_[\w-]{8,} | dop_v1_[a-f0-9]{8,}                       # Docker Hub, DigitalOcean
+    | (?:ak|as)-[A-Za-z0-9]{20,} | wandb_v[0-9]_\w{8,} | SG\.[\w-]{8,}\.[\w-]{8,}  # Modal, W&B, SendGrid
+    | (?i:bearer)[ ]+[A-Za-z0-9._~+/=-]{6,}
+    | (?i:basic|token)[ ]+(?=[A-Za-z._~+/=-]*[0-9])[A-Za-z0-9._~+/=-]{6,}  # HTTP authorization values
+    )
     """,
     re.VERBOSE,
 )
 #: `scheme://user:password@`; and the same without a scheme, which must not be mistaken for `image:tag@sha256:…`.
-_URL_USERINFO: Final = re.compile(r"(?P<scheme>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/?#\s'\"]+@")
-_BARE_USERINFO: Final = re.compile(r"(?<![\w/.:-])[\w.-]{1,64}:[^\s/@:'\"]{1,128}@(?!sha[0-9]+:)(?=[\w.-]+)")
+_URL_USERINFO: Final = re.compile(
+    r"(?P<scheme>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/?#\s'\"]+@(?!sha[0-9]+:)"
+)
+_BARE_USERINFO: Final = re.compile(
+    r"(?:(?<![\w/.:-])|(?<=//))[\w.-]{1,64}:[^\s/@:'\"]{1,128}@(?!sha[0-9]+:)(?=[\w.-]+)"
+)
 #: `name=`, `name: `, `"name": ` in a query string, a connection string, JSON or shell text, and the value that follows.
 _NAMED: Final = re.compile(
     r"(?<![A-Za-z0-9_])(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})[\"']?\s{0,8}(?:=|:(?!//))\s{0,8}"

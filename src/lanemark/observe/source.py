@@ -106,12 +106,14 @@ def source_facts(
 
 def _commit(git: _Git, timeout_s: float) -> Observation[str]:
     source = "git rev-parse HEAD"
-    result = git.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    result = git.ask("rev-parse", "--verify", "--quiet", "HEAD")
     if result.returncode == 1 and not result.stderr.strip():
         return absent(source, "the repository has no commit yet")
     name = result.stdout.strip()
     if result.returncode != 0 or _OBJECT_NAME.fullmatch(name) is None:
         return _refusal(result, source, timeout_s)
+    if git.ask("cat-file", "-e", f"{name}^{{commit}}").returncode != 0:
+        return unavailable(source, f"HEAD names {name}, and the repository does not hold that commit")
     return observed(name, source)
 
 

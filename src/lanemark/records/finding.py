@@ -22,6 +22,7 @@ FINDINGS: Final[dict[str, str]] = {
     "stalled": "no rank made progress for longer than the stall limit",
     "wall_limit": "the run outlived its wall-clock limit",
     "interrupted": "the supervisor was told to stop",
+    "supervisor_failed": "the supervisor itself failed while it watched the ranks",
     "supervisor_lost": "the supervisor died without sealing a record",
     "undecided": "the run failed and the evidence does not say why",
     # what a reader of the number must know
@@ -39,7 +40,6 @@ FINDINGS: Final[dict[str, str]] = {
     "logs_truncated": "a rank printed more than is kept",
     "secrets_redacted": "an argument looked like a secret and was not stored",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
-    "append_failed": "the sealed record could not be appended to the ledger",
 }
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 T = TypeVar("T")
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Stamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+Stamp = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$")]
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -424,7 +424,7 @@ class TrainingPart(Part):
 class Predicate(Part):
     """One benchmark record of one lane."""
 
-    record_version: Annotated[str, Field(pattern=r"^1\.\d{1,4}$")]
+    record_version: Annotated[str, Field(pattern=r"^1\.[0-9]{1,4}$")]
     lane: Literal["training"]
     run_id: Annotated[str, Field(pattern=r"^[a-z]+-[0-9]{8}T[0-9]{6}Z-[0-9a-z]{8}$")]
     attempt: Annotated[int, Field(ge=1)]

@@ -7,12 +7,14 @@ constraint cannot be broken.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lanemark.observe.gpu_names import gpu_matches
+from lanemark.observe.startup import contradicts
 from lanemark.records.case import parse_gpu
 from lanemark.records.errors import UsageError
-from lanemark.records.observation import value_of
+from lanemark.records.observation import Observation, value_of
 from lanemark.report.cells import Cell, plain, shown, stated
 from lanemark.report.quantities import count, short_digest
 
@@ -47,11 +49,7 @@ def _equal(requested: object, observed: object) -> Agreement:
 
 
 def gpu_agreement(requested: str, observed: str | None) -> Agreement:
-    """Whether an observed device class satisfies a GPU specification.
-
-    A class without a memory size (`A100`) is satisfied by any size of it. `+` allows newer classes, and nothing here
-    knows which class is newer, so another class under `+` cannot be told.
-    """
+    """Whether an observed device class satisfies a GPU specification; how many of them is a line of its own."""
     if observed is None:
         return "unknown"
     try:
@@ -60,24 +58,24 @@ def gpu_agreement(requested: str, observed: str | None) -> Agreement:
         return "unknown"
     if spec.name == "any":
         return "unconstrained"
-    seen, asked = observed.upper(), spec.name.upper()
-    if seen == asked or seen.startswith(asked + "-"):
-        return "same"
-    return "unknown" if spec.or_better and seen != "CPU" else "differs"
+    matches, _ = gpu_matches(replace(spec, count=None), observed, None)
+    return "unknown" if matches is None else "same" if matches else "differs"
 
 
 def _startup(predicate: Mapping[str, Any]) -> Asked:
-    """The cache policy is a request about the starting line; a finding says when the two contradict each other."""
+    """The cache policy is a request about the starting line; `seed` promises nothing about it."""
     startup = predicate["startup"]
-    contradicted = any(finding["kind"] == "cache_state_contradicted" for finding in predicate["findings"])
-    seen = value_of(startup["state"])
-    verdict: Agreement = "unknown" if seen is None else "differs" if contradicted else "same"
-    return Asked(
-        "start-up",
-        stated(f"{plain(startup['declared'])} cache"),
-        shown(startup["state"], lambda value: plain(value).replace("_", " ")),
-        verdict,
-    )
+    declared, state = startup["declared"], Observation.from_json(startup["state"])
+    said = any(finding["kind"] == "cache_state_contradicted" for finding in predicate["findings"])
+    verdict: Agreement = "same"
+    if said or contradicts(declared, state) is not None:
+        verdict = "differs"
+    elif state.value is None:
+        verdict = "unknown"
+    elif declared == "seed":
+        verdict = "unconstrained"
+    seen = shown(startup["state"], lambda value: plain(value).replace("_", " "))
+    return Asked("start-up", stated(f"{plain(declared)} cache"), seen, verdict)
 
 
 def _data(data: Mapping[str, Any]) -> Asked:
@@ -96,33 +94,34 @@ def _data(data: Mapping[str, Any]) -> Asked:
     )
 
 
+def _devices(hardware: Mapping[str, Any]) -> tuple[Asked, ...]:
+    """The class, and one device a rank. Ranks on a CPU share the host's processor, so there the count has no line."""
+    wanted, seen = hardware["requested"], hardware["observed"]
+    device_class = value_of(seen["device_class"])
+    device = Asked(
+        "device", stated(wanted["gpu"]), shown(seen["device_class"]), gpu_agreement(wanted["gpu"], device_class)
+    )
+    if device_class == "cpu":
+        return (device,)
+    asked, found = wanted["nproc"], seen["device_count"]
+    return (device, Asked("devices", stated(count(asked)), shown(found, count), _equal(asked, value_of(found))))
+
+
+def _word(label: str, requested: str, observation: dict[str, Any]) -> Asked:
+    return Asked(label, stated(requested), shown(observation), _equal(requested, value_of(observation)))
+
+
 def asked_rows(predicate: Mapping[str, Any]) -> tuple[Asked, ...]:
     """The whole table for one record."""
-    hardware, distributed = predicate["hardware"], predicate["distributed"]
-    seen, spread, compiled = hardware["observed"], distributed["observed"], predicate["compile"]
-    wanted = hardware["requested"]
+    wanted, seen = predicate["distributed"]["requested"], predicate["distributed"]["observed"]
+    ranks, compiled = wanted["world_size"], predicate["compile"]
     return (
+        *_devices(predicate["hardware"]),
         Asked(
-            "device", stated(wanted["gpu"]), shown(seen["device_class"]),
-            gpu_agreement(wanted["gpu"], value_of(seen["device_class"])),
+            "ranks", stated(count(ranks)), shown(seen["world_size"], count), _equal(ranks, value_of(seen["world_size"]))
         ),
-        Asked(
-            "devices", Cell(count(wanted["nproc"]), "stated"), shown(seen["device_count"], count),
-            _equal(wanted["nproc"], value_of(seen["device_count"])),
-        ),
-        Asked(
-            "ranks", Cell(count(distributed["requested"]["world_size"]), "stated"),
-            shown(spread["world_size"], count),
-            _equal(distributed["requested"]["world_size"], value_of(spread["world_size"])),
-        ),
-        Asked(
-            "mode", stated(distributed["requested"]["mode"]), shown(spread["mode"]),
-            _equal(distributed["requested"]["mode"], value_of(spread["mode"])),
-        ),
-        Asked(
-            "compile", stated(compiled["requested"]), shown(compiled["observed"]["posture"]),
-            _equal(compiled["requested"], value_of(compiled["observed"]["posture"])),
-        ),
+        _word("mode", wanted["mode"], seen["mode"]),
+        _word("compile", compiled["requested"], compiled["observed"]["posture"]),
         _startup(predicate),
         _data(predicate["data"]),
-    )  # fmt: skip
+    )

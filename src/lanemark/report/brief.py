@@ -47,7 +47,8 @@ def _startup(predicate: Mapping[str, Any]) -> Group:
         row("state", start["state"], lambda value: f"{path_words(value)} (declared: {plain(start['declared'])} cache)"),
         row("first step", start["time_to_first_step_s"], lambda value: f"{duration(value)} after launch"),
         _together(
-            "compiled", (("in", compiled["compile_s_max"], duration), ("times", compiled["compilations"], count))
+            "compiled",
+            (("times", compiled["compilations"], count), ("slowest rank", compiled["compile_s_max"], duration)),
         ),
         _together("cache", (("before", start["cache_before"], inventory), ("after", start["cache_after"], inventory))),
     )

@@ -1,13 +1,14 @@
 """The reference decoder: grouped-query attention, rotary positions, RMSNorm, SwiGLU or routed experts.
 
 Nothing here keeps state between calls: no cache, no counter, no flag is written on the path that is compiled, so that
-one graph serves every block and every step. Rotary tables are plain buffers, rebuilt by `reset_parameters`.
+one graph serves every block and every step. The rotary table is a plain buffer, rebuilt by `reset_parameters`.
 
 **Construction.** Build under `torch.device("meta")`, shard, `to_empty(device=…)`, `reset_parameters(seed)`, then wrap.
 Each parameter draws from a generator seeded by its own name, on its own device, and a sharded one keeps its slice of
 the whole draw: weights are the same in every mode and at every world size, on one kind of device.
 
-Shape suffixes: B sequences, L tokens, D width, H query heads, G key/value heads, C = H + G, P head dimension, V ids.
+Shape suffixes: B sequences, L tokens, D width, H query heads, G key/value heads, C = H + 2 G, P head dimension,
+R = P / 2 rotary pairs, V ids.
 """
 
 from __future__ import annotations
@@ -20,25 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lanemark.lanes.presets import BALANCE_WEIGHT, INIT_STD, NORM_EPS, ROPE_BASE, Preset
+from lanemark.lanes.presets import BALANCE_WEIGHT, INIT_STD, Preset
 from lanemark.stack.moe import RoutedFeedForward
+from lanemark.stack.pointwise import RmsNorm, rotary_table, rotate
 
 #: Projections that add to the residual stream: drawn smaller, by 1/√(2·depth) (GPT-2, section 2.3).
 _RESIDUAL = ("attention.out.weight", "feed_forward.down.weight", "feed_forward.down_EFD")
-
-
-def rotary_tables(sequence: int, head_dim: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, fp32 [L, 1, P]. The sine carries the rotation's sign, so that applying it needs no negation."""
-    inverse = ROPE_BASE ** -(torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angle = torch.outer(torch.arange(sequence, device=device, dtype=torch.float32), inverse)
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
-
-
-def rotate(x_BLCP: Tensor, cos_L1P: Tensor, sin_L1P: Tensor) -> Tensor:
-    """Rotate each half-pair of a head by its position's angle, in fp32: bf16 has too few digits for long positions."""
-    x32 = x_BLCP.float()
-    return torch.addcmul(x32 * cos_L1P, x32.roll(x32.shape[-1] // 2, -1), sin_L1P).type_as(x_BLCP)
 
 
 class Attention(nn.Module):
@@ -51,12 +39,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(preset.width, rows, bias=False)
         self.out = nn.Linear(preset.num_heads * preset.head_dim, preset.width, bias=False)
 
-    def forward(self, x_BLD: Tensor, cos_L1P: Tensor, sin_L1P: Tensor) -> Tensor:
-        qkv_BLXP = self.qkv(x_BLD).unflatten(-1, (-1, self.head_dim))
-        # Queries and keys lie side by side, so one rotation serves both.
-        qk_BLCP, v_BLGP = qkv_BLXP.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=2)
-        qk_BCLP = rotate(qk_BLCP, cos_L1P, sin_L1P).transpose(1, 2)
-        q_BHLP, k_BGLP = torch.split(qk_BCLP, [self.num_heads, self.num_kv_heads], dim=1)
+    def forward(self, x_BLD: Tensor, table_L1R2: Tensor) -> Tensor:
+        heads = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        qkv_BLCP = self.qkv(x_BLD).unflatten(-1, (-1, self.head_dim))
+        q_BLHP, k_BLGP, v_BLGP = torch.split(qkv_BLCP, heads, dim=2)
+        q_BHLP, k_BGLP = rotate(q_BLHP, table_L1R2).transpose(1, 2), rotate(k_BLGP, table_L1R2).transpose(1, 2)
         y_BHLP = F.scaled_dot_product_attention(
             q_BHLP, k_BGLP, v_BLGP.transpose(1, 2), is_causal=True, enable_gqa=self.num_heads != self.num_kv_heads
         )
@@ -65,16 +52,16 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, arXiv:2002.05202): gate and up projections in one product."""
+    """SwiGLU (Shazeer, arXiv:2002.05202). Gate and up are two products: joined, their gradients would be copied."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(preset.width, 2 * preset.ffn_width, bias=False)
+        self.gate = nn.Linear(preset.width, preset.ffn_width, bias=False)
+        self.up = nn.Linear(preset.width, preset.ffn_width, bias=False)
         self.down = nn.Linear(preset.ffn_width, preset.width, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        gate, up = self.gate_up(x_BLD).chunk(2, dim=-1)
-        projected: Tensor = self.down(F.silu(gate) * up)
+        projected: Tensor = self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD))
         return projected
 
 
@@ -83,14 +70,14 @@ class Block(nn.Module):
 
     def __init__(self, preset: Preset, compute_dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(preset.width, eps=NORM_EPS)
+        self.attention_norm = RmsNorm(preset.width)
         self.attention = Attention(preset)
-        self.feed_forward_norm = nn.RMSNorm(preset.width, eps=NORM_EPS)
+        self.feed_forward_norm = RmsNorm(preset.width)
         self.routed = preset.num_experts > 0
         self.feed_forward: nn.Module = RoutedFeedForward(preset, compute_dtype) if self.routed else FeedForward(preset)
 
-    def forward(self, x_BLD: Tensor, cos_L1P: Tensor, sin_L1P: Tensor, balance: Tensor) -> tuple[Tensor, Tensor]:
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cos_L1P, sin_L1P)
+    def forward(self, x_BLD: Tensor, table_L1R2: Tensor, balance: Tensor) -> tuple[Tensor, Tensor]:
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), table_L1R2)
         if self.routed:
             y_BLD, block_balance = self.feed_forward(self.feed_forward_norm(x_BLD))
             return x_BLD + y_BLD, balance + block_balance
@@ -102,22 +89,20 @@ class Decoder(nn.Module):
 
     Args:
         preset: sizes.
-        sequence: longest sequence; rotary tables are built for it.
+        sequence: longest sequence; the rotary table is built for it.
         compute_dtype: type of the grouped expert products (see `RoutedFeedForward`).
     """
 
-    cos_L1P: Tensor
-    sin_L1P: Tensor
+    table_L1R2: Tensor
 
     def __init__(self, preset: Preset, sequence: int, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.preset, self.sequence = preset, sequence
         self.embedding = nn.Embedding(preset.vocab, preset.width)
         self.blocks = nn.ModuleList(Block(preset, compute_dtype) for _ in range(preset.depth))
-        self.norm = nn.RMSNorm(preset.width, eps=NORM_EPS)
+        self.norm = RmsNorm(preset.width)
         self.head = nn.Linear(preset.width, preset.vocab, bias=False)
-        for name in ("cos_L1P", "sin_L1P"):
-            self.register_buffer(name, torch.empty(sequence, 1, preset.head_dim), persistent=False)
+        self.register_buffer("table_L1R2", torch.empty(sequence, 1, preset.head_dim // 2, 2), persistent=False)
 
     def forward(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Args are int64 [B, L]; returns two fp32 scalars, means over all tokens given. The second carries no gradient.
@@ -127,7 +112,7 @@ class Decoder(nn.Module):
         x_BLD = self.embedding(tokens_BL)
         balance = torch.zeros((), device=x_BLD.device, dtype=torch.float32)
         for block in self.blocks:
-            x_BLD, balance = block(x_BLD, self.cos_L1P, self.sin_L1P, balance)
+            x_BLD, balance = block(x_BLD, self.table_L1R2, balance)
         logits_BLV = self.head(self.norm(x_BLD))
         loss = F.cross_entropy(logits_BLV.flatten(0, 1).float(), targets_BL.flatten())
         if self.preset.num_experts:
@@ -136,7 +121,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
-        """Give every parameter its initial value and rebuild the rotary tables, on the device where they now are."""
+        """Give every parameter its initial value and rebuild the rotary table, on the device where they now are."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0)  # RMSNorm weights are the only vectors
@@ -150,9 +135,7 @@ class Decoder(nn.Module):
                 parameter.to_local().copy_(sliced.to_local())
             else:
                 parameter.copy_(whole)
-        cos, sin = rotary_tables(self.sequence, self.preset.head_dim, self.cos_L1P.device)
-        self.cos_L1P.copy_(cos)
-        self.sin_L1P.copy_(sin)
+        self.table_L1R2.copy_(rotary_table(self.sequence, self.preset.head_dim, self.table_L1R2.device))
 
 
 def _generator(seed: int, name: str, device: torch.device) -> torch.Generator:

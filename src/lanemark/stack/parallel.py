@@ -122,7 +122,7 @@ def distribute(
     compile_in_place(model, posture, mode)
     if mode == "fsdp2":
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        # Inputs are not cast: the stream is bf16 from the embedding on, and rotary tables and losses stay fp32.
+        # Inputs are not cast: the stream is bf16 from the embedding on, and the rotary table and losses stay fp32.
         policy = (
             MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
             if dtype == "bf16"

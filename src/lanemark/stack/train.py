@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from lanemark.measure.device import DeviceClock
+    from lanemark.measure.recorder import StepRecorder
     from lanemark.stack.loader import Loader
-    from lanemark.stack.step import TrainStep
+    from lanemark.stack.step import Batch, TrainStep
+
+    TakeBatches = Callable[[int], list[Batch]]
 
 #: What torchrun gives ranks as well; loopback is only the default of a run that is all on one node.
 _DEFAULT_HOST = "127.0.0.1"
@@ -154,14 +159,7 @@ def measured_loop(session: RankSession, step: TrainStep, loader: Loader, device:
             clock.synchronize()
             dist.barrier()
             recorder.open_window()
-        clock.mark_step()
-        for step_index in steps:
-            batches = take(step_index)
-            recorder.data_ready()
-            consumed.tokens.append(sum(inputs.numel() for inputs, _ in batches))
-            consumed.losses.append(step(batches))
-            clock.mark_step()
-            recorder.end_step()
+        run_steps(steps, take, step, recorder, clock, consumed)
     clocks[1].synchronize()
     dist.barrier()
     recorder.close_window()
@@ -169,6 +167,20 @@ def measured_loop(session: RankSession, step: TrainStep, loader: Loader, device:
     if device_ns:
         recorder.record_device_times(device_ns)
     return consumed
+
+
+def run_steps(
+    steps: range, take: TakeBatches, step: TrainStep, recorder: StepRecorder, clock: DeviceClock, consumed: Consumed
+) -> None:
+    """The hot loop: take the step's batches, train on them, stamp. Its overhead is held by `training.loop_vs_bare`."""
+    clock.mark_step()
+    for step_index in steps:
+        batches = take(step_index)
+        recorder.data_ready()
+        consumed.tokens.append(sum(inputs.numel() for inputs, _ in batches))
+        consumed.losses.append(step(batches))
+        clock.mark_step()
+        recorder.end_step()
 
 
 def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -> dict[str, Any]:

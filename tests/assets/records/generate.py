@@ -106,6 +106,9 @@ def shape_bad() -> dict[str, tuple[Doc, Doc]]:
         "other_lane": (with_value("predicate.lane", "sparse"), {**schema, "says": "$.predicate.lane"}),
         "short_digest": (with_value("predicate.plan_digest", "sha256:abc"), {**schema, "says": "plan_digest"}),
         "local_time": (with_value("predicate.times.sealed_at", "2026-11-22 15:22:44"), {**schema, "says": "sealed_at"}),
+        "other_digits": (
+            with_value("predicate.times.sealed_at", "２０26-11-22T15:22:44.020Z"), {**schema, "says": "sealed_at"},
+        ),
         "no_subject": (with_value("subject", []), {**schema, "says": "$.subject"}),
         "no_transitions": (with_value("predicate.transitions", []), {**schema, "says": "transitions"}),
         "empty_text": (with_value("predicate.surface.name", ""), {**schema, "says": "surface.name"}),

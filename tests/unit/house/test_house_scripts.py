@@ -131,12 +131,12 @@ def test_setup_does_nothing_when_its_stamp_is_true_and_something_when_it_is_not(
 def test_system_says_what_will_skip_and_succeeds_without_apt(shell: Path) -> None:
     done = run(ROOT / "scripts" / "system", shell)
     assert done.returncode == 0
-    for package in ("chromium", "faketime", "g++", "git"):
+    for package in ("chromium", "g++", "git"):
         assert f"system: {package} is missing" in done.stderr
 
 
 def test_system_is_silent_when_everything_is_there(shell: Path) -> None:
-    for name in ("chromium", "faketime", "g++", "git"):
+    for name in ("chromium", "g++", "git"):
         stub(shell, name, "exit 0\n")
     stub(shell, "apt-get", "exit 1\n")
     done = run(ROOT / "scripts" / "system", shell)
@@ -144,7 +144,7 @@ def test_system_is_silent_when_everything_is_there(shell: Path) -> None:
 
 
 def test_system_survives_a_failing_apt(shell: Path) -> None:
-    for name in ("chromium", "faketime", "git"):
+    for name in ("chromium", "git"):
         stub(shell, name, "exit 0\n")
     (shell / "id").unlink()
     stub(shell, "id", "echo 0\n")

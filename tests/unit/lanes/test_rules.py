@@ -43,6 +43,11 @@ def seen(value, source="x"):
     return {"status": "observed", "source": source, "value": value}
 
 
+#: The finding that a record with a substituted device carries.
+SAID = {"kind": "gpu_substituted", "severity": "caveat", "summary": "x", "evidence": []}
+UNPINNED = {"case.gpu": "H100:8", "hardware.requested.gpu": "H100:8"}
+
+
 #: rule, a good record, what is changed in it: each case breaks that rule.
 REFUSED = [
     ("figures-need-receipt", OK, {"outcome.receipt": False}),
@@ -99,7 +104,8 @@ REFUSED = [
     ("observed-is-not-declared", OK, {"toolchain.packages.0.version": seen("2.13.0", "Case")}),
     ("substitution-is-said", CUDA, {"hardware.observed.device_class": seen("H200")}),
     ("substitution-is-said", CUDA, {"hardware.observed.device_class": seen("cpu"), "training.mfu": UNKNOWN}),
-    ("substitution-is-said", CUDA, {"case.gpu": "H100?!"}),
+    ("substitution-is-said", CUDA, {"hardware.observed.device_count": seen(4)}),
+    ("pinned-is-served", CUDA, {"hardware.observed.device_class": seen("H200"), "findings": [SAID]}),
     ("substitution-is-said", CUDA, {"hardware.observed.device_class": seen("H100-NVL")}),
     ("world-is-whole", WARM, {"distributed.observed.ranks_reporting": 1}),
     ("world-is-whole", WARM, {"distributed.observed.ranks_reporting": 3}),
@@ -114,6 +120,9 @@ REFUSED = [
     ("warm-needs-cache", WARM, {"startup.cache_before.value.binaries": 0}),
     ("warm-needs-cache", WARM, {"startup.cache_before.value.keys": 0}),
     ("warm-needs-cache", WARM, {"startup.cache_before": ABSENT}),
+    ("warm-needs-cache", WARM, {"startup.cache_after.value.digest": "sha256:" + "0" * 64}),
+    ("cold-needs-empty-cache", CUDA, {"startup.cache_before.value.keys": 3}),
+    ("cold-needs-empty-cache", WARM, {"startup.state": seen("cold")}),
     ("warm-needs-cache", CUDA, {"startup.state": seen("seeded")}),
     ("eager-compiles-nothing", OK, {"compile.observed.compilations": seen(2)}),
     ("synthetic-is-no-data-path", SYNTHETIC, {"data.path_class": seen("local_disk")}),
@@ -147,25 +156,21 @@ ACCEPTED = [
     (OK, {"data.token_parity": UNKNOWN}),
     (OK, {"outcome.receipt": False, "training.tokens_per_s": UNKNOWN}),
     (CUDA, {"training.mfu": UNKNOWN}),
-    (CUDA, {"hardware.observed.device_class": seen("h100")}),
-    (CUDA, {"hardware.observed.device_class": seen("H100-80GB")}),
+    (CUDA, {**UNPINNED, "hardware.observed.device_class": seen("H100-PCIe")}),
+    (CUDA, {**UNPINNED, "hardware.observed.device_class": seen("H200"), "findings": [SAID]}),
+    (CUDA, {"hardware.observed.device_count": UNKNOWN}),
     (CUDA, {"hardware.observed.device_class": UNKNOWN, "training.mfu": UNKNOWN}),
     (
         CUDA,
         {"case.gpu": "H100+:8", "hardware.requested.gpu": "H100+:8", "hardware.observed.device_class": seen("H200")},
-    ),
-    (
-        CUDA,
-        {
-            "hardware.observed.device_class": seen("H200"),
-            "findings": [{"kind": "gpu_substituted", "severity": "caveat", "summary": "x", "evidence": []}],
-        },
     ),
     (FAILED, {"distributed.observed.ranks_reporting": 1}),
     (FAILED, {"distributed.observed.world_size": UNKNOWN, "training.ranks.1": DROP}),
     (LOST, {"outcome.ranks": []}),
     (CANCELLED, {"training.loss.finite": UNKNOWN, "findings": []}),
     (WARM, {"startup.state": seen("partly_warm"), "startup.cache_before.value.binaries": 0}),
+    (CUDA, {"startup.cache_before": ABSENT}),
+    (WARM, {"startup.state": seen("partly_warm"), "startup.cache_after.value.digest": "sha256:" + "0" * 64}),
     (WARM, {"startup.state": UNKNOWN, "startup.cache_before": UNKNOWN}),
     (WARM, {"transitions.1.monotonic_s": DROP}),
 ]

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanemark.measure.beacon import (
@@ -133,6 +133,7 @@ def test_table_that_is_just_full_is_not_truncated(path: Path) -> None:
     assert read_beacon(path).spans_truncated
 
 
+@settings(deadline=None)
 @given(label=st.text(max_size=90))
 def test_any_label_is_cut_to_whole_characters(tmp_path_factory: pytest.TempPathFactory, label: str) -> None:
     path = tmp_path_factory.mktemp("label") / "beacon.page"
@@ -275,9 +276,19 @@ def test_short_file_is_refused_and_a_missing_one_is_missing(path: Path) -> None:
         read_beacon(path.with_name("other"))
 
 
-@given(data=st.binary(min_size=PAGE_BYTES, max_size=PAGE_BYTES))
-def test_random_pages_are_refused_and_never_crash(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+@settings(deadline=None)
+@given(patches=st.lists(st.tuples(st.integers(0, PAGE_BYTES - 1), st.integers(0, 255)), min_size=1, max_size=6))
+def test_damaged_page_is_refused_or_still_plausible(
+    tmp_path_factory: pytest.TempPathFactory, patches: list[tuple[int, int]]
+) -> None:
     path = tmp_path_factory.mktemp("page") / "beacon.page"
-    path.write_bytes(data)
-    with pytest.raises(BeaconError):
-        read_beacon(path)
+    page = _page(path)
+    for offset, value in patches:
+        page[offset] = value
+    path.write_bytes(page)
+    try:
+        view = read_beacon(path)
+    except BeaconError:
+        return
+    assert view.phase in PHASES
+    assert min(view.step, view.since_ns, view.compile_ns) >= 0

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanemark.measure import durable
@@ -144,7 +144,7 @@ FAR_NS = time.monotonic_ns() * 2
         (64 + 8, struct.pack("<q", FAR_NS), "do not follow each other"),
         (64 + 24, struct.pack("<q", FAR_NS), "begins before step 0 ends"),
         (64 + 4 * 48 + 24, struct.pack("<q", FAR_NS), "last step ends after its window"),
-        (64 + 4 * 48 + 32, struct.pack("<q", 0), "cannot be|can not be|time that"),
+        (64 + 4 * 48 + 32, struct.pack("<q", 0), "time that cannot be"),
         (64 + 40, struct.pack("<q", -1), "device time"),
     ],
 )
@@ -175,6 +175,7 @@ def test_cut_file_is_refused(tmp_path: Path) -> None:
             read_samples(path)
 
 
+@settings(deadline=None)
 @given(patches=st.lists(st.tuples(st.integers(0, 303), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damaged_file_is_refused_or_still_consistent(
     tmp_path_factory: pytest.TempPathFactory, patches: list[tuple[int, int]]

@@ -156,8 +156,8 @@ def test_an_empty_page_says_that_it_is_empty() -> None:
 
 def palette(style: str) -> tuple[dict[str, str], dict[str, str]]:
     light_part, dark_part = (
-        style.split("@media (prefers-color-scheme: dark)", maxsplit=1)[0],
-        style.split("@media (prefers-color-scheme: dark)")[1],
+        style.split("@media screen and (prefers-color-scheme: dark)", maxsplit=1)[0],
+        style.split("@media screen and (prefers-color-scheme: dark)")[1],
     )
     light = dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6});", light_part))
     dark = {**light, **dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6});", dark_part.split("}\n}")[0]))}

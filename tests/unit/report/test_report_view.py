@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,12 +123,33 @@ def test_a_mode_that_differs_is_in_the_sentence() -> None:
     ("requested", "observed", "agreement"),
     [
         ("any", "cpu", "unconstrained"), ("any", None, "unknown"), ("cpu", "cpu", "same"), ("H100:8", "H100", "same"),
-        ("H100!:8", "H200", "differs"), ("A100", "A100-80GB", "same"), ("A100-40GB", "A100-80GB", "differs"),
-        ("B200+", "B300", "unknown"), ("B200+", "cpu", "differs"), ("H100", "cpu", "differs"), ("no such spec!", "H100", "unknown"),
+        ("H100!:8", "H200", "differs"), ("A100", "A100-80GB", "same"), ("A100-40GB", "A100-80GB", "differs"), ("H100!:8", "H100-PCIe", "differs"),
+        ("B200+", "B300", "same"), ("B200+", "cpu", "differs"), ("H100", "cpu", "differs"), ("no such spec!", "H100", "unknown"),
     ],
 )  # fmt: skip
 def test_agreement_of_devices(requested: str, observed: str | None, agreement: str) -> None:
     assert gpu_agreement(requested, observed) == agreement
+
+
+@pytest.mark.parametrize(
+    ("declared", "state", "agreement"),
+    [
+        ("require", "warm", "same"), ("require", "cold", "differs"), ("cold", "cold", "same"), ("cold", "warm", "differs"),
+        ("seed", "cold", "unconstrained"), ("seed", "warm", "unconstrained"), ("seed", None, "unknown"), ("require", None, "unknown"),
+    ],
+)  # fmt: skip
+def test_agreement_of_the_starting_line(declared: str, state: str | None, agreement: str) -> None:
+    doc = samples.ok_cpu()
+    seen = samples.hidden("directory", "gone") if state is None else samples.seen(state, "directory")
+    doc["predicate"]["startup"].update(declared=declared, state=seen)
+    assert {line.label: line.agreement for line in view_of(doc).asked}["start-up"] == agreement
+
+
+def test_ranks_that_share_a_cpu_are_not_short_of_devices() -> None:
+    assert "devices" not in {line.label for line in view_of(samples.ok_cpu()).asked}
+    doc = samples.ok_cuda()
+    doc["predicate"]["hardware"]["observed"]["device_count"] = samples.seen(7)
+    assert {line.label: line.agreement for line in view_of(doc).asked}["devices"] == "differs"
 
 
 def test_the_three_statuses_look_different() -> None:
@@ -197,3 +219,14 @@ def test_building_a_view_leaves_the_document_alone() -> None:
     before = json.dumps(doc)
     everything(view_of(doc))
     assert json.dumps(doc) == before
+
+
+CORPUS = sorted((Path(__file__).parents[2] / "assets" / "records" / "good").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_every_good_record_of_the_corpus_can_be_shown(path: Path) -> None:
+    predicate = json.loads(path.read_bytes())["predicate"]
+    view = record_view("sha256:" + "0" * 64, predicate)
+    assert bool(TOKENS_PER_S.search(everything(view))) == view.headline.receipt.quotable
+    assert view.headline.receipt.quotable == (predicate["outcome"]["receipt"] and "synthetic" not in path.stem)
