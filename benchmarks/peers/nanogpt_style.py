@@ -1,7 +1,7 @@
 """A plain GPT training loop in the style that people know from nanoGPT, written for comparison at equal size.
 
-Learned positions, LayerNorm, multi-head attention, GELU, fused AdamW, gradient clipping, and a loader that opens a numpy
-memory map for every batch. It has no recorder, no beacon and no process group. Two things differ from the well-known
+Learned positions, LayerNorm, multi-head attention, GELU, fused AdamW, gradient clipping, and a loader that opens a
+numpy memory map for every batch. It has no recorder, no beacon and no process group. Two things differ from the well-known
 script, both so that the sizes are equal: the output head has weights of its own, and nothing is ever evaluated.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 

@@ -45,7 +45,12 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def lanemark(home: Path, *args: str, prefix: tuple[str, ...] = (), **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*prefix, *LANEMARK, *args], capture_output=True, text=True, timeout=280, check=False, env=environment(home, **more)
+        [*prefix, *LANEMARK, *args],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env=environment(home, **more),
     )
 
 
@@ -221,16 +226,20 @@ def test_the_startup_state_is_observed_and_not_declared(tmp_path: Path, shards: 
             "--data", str(shards), "--cache-policy", policy, "--json",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return json.loads(lanemark(tmp_path, "show", json.loads(done.stdout)["record_id"], "--json").stdout)["statement"][
-            "predicate"
-        ]
+        return json.loads(lanemark(tmp_path, "show", json.loads(done.stdout)["record_id"], "--json").stdout)[
+            "statement"
+        ]["predicate"]
 
-    refused = lanemark(tmp_path, "run", "training", "--compile", "regional", "--data", "synthetic", "--cache-policy", "require")
+    refused = lanemark(
+        tmp_path, "run", "training", "--compile", "regional", "--data", "synthetic", "--cache-policy", "require"
+    )
     assert (refused.returncode, "[cache-uncovered]" in refused.stderr) == (4, True)
     first, second = run("seed"), run("require")
     assert first["startup"]["state"]["value"] == "cold"
     assert second["startup"]["state"]["value"] == "warm"
     assert second["startup"]["cache_before"]["value"]["binaries"] > 0
     assert second["compile"]["observed"]["posture"]["value"] == "regional"
-    assert second["compile"]["observed"]["compile_s_max"]["value"] < first["compile"]["observed"]["compile_s_max"]["value"]
+    assert (
+        second["compile"]["observed"]["compile_s_max"]["value"] < first["compile"]["observed"]["compile_s_max"]["value"]
+    )
     assert first["plan_digest"] != second["plan_digest"], "the policy is part of the question"

@@ -191,7 +191,9 @@ def test_a_full_disk_is_named_and_still_sealed(tmp_path: Path, where: str) -> No
     """A rank fills the disk its own attempt is on; the ledger is on the same disk, or elsewhere."""
     mount = tmp_path if where == "everything" else tmp_path / "attempts"
     mount.mkdir(exist_ok=True)
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], check=False, capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], check=False, capture_output=True
+    )
     if made.returncode != 0:
         pytest.skip(f"tmpfs cannot be mounted here: {made.stderr.decode().strip()}")
     try:
@@ -213,7 +215,9 @@ def test_a_wall_clock_stepping_backwards_changes_no_duration(tmp_path: Path) -> 
     subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, PROGRAMS / "clock_shim.c"], check=True)
     control.write_text("0")
     began = time.monotonic()
-    process = start(tmp_path, "steps", "99", steps=20, environment={"LD_PRELOAD": str(shim), "CLOCK_SHIM": str(control)})
+    process = start(
+        tmp_path, "steps", "99", steps=20, environment={"LD_PRELOAD": str(shim), "CLOCK_SHIM": str(control)}
+    )
     wait_for(lambda: stepping(tmp_path))
     control.write_text("-7200")
     done = finish(process)

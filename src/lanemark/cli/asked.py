@@ -135,7 +135,9 @@ def understand(args: argparse.Namespace) -> Asked:
     steps, warmup = args.steps, args.warmup
     if steps is None:
         steps = str(
-            recipe.steps if warmup is None else int(whole(warmup, "--warmup", 0, 10**6)) + recipe.steps - recipe.warmup
+            recipe.steps
+            if warmup is None
+            else whole(warmup, "--warmup", 0, 10**6, slug="warmup-invalid") + recipe.steps - recipe.warmup
         )
         reasons["steps"] = f"the preset {recipe.name}'s default"
     if warmup is None:

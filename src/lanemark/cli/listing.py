@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from lanemark.cli.asked import one_of, whole
-from lanemark.cli.parsing import advise, home, parser, print_json
+from lanemark.cli.parsing import advise, home, parser, print_json, terminal_width, unicode_output
 from lanemark.ledger.ledger import Ledger
 from lanemark.records.case import LANES
 
@@ -63,4 +63,4 @@ def _table(rows: list[dict[str, Any]]) -> None:
     if not rows:
         print("no record matches; `lanemark run training` makes one")
         return
-    print(table(rows))
+    print(table(rows, width=terminal_width(), unicode=unicode_output()))

@@ -45,3 +45,15 @@ def print_json(doc: Any) -> None:
 def advise(line: str) -> None:
     """Progress and advice go to stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal stdout is, or None for a pipe or a file, which takes lines of any length."""
+    import shutil
+
+    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
+
+
+def unicode_output() -> bool:
+    """Whether stdout takes characters beyond ASCII."""
+    return "utf" in (sys.stdout.encoding or "").lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lanemark.cli.parsing import advise, home, parser, print_json
+from lanemark.cli.parsing import advise, home, parser, print_json, terminal_width, unicode_output
 from lanemark.collect.manifest import Manifest
 from lanemark.collect.sweep import attempts, seal_lost
 
@@ -43,9 +43,7 @@ def main(args: list[str]) -> int:
     elif not rows:
         print("no attempt yet; `lanemark run training` makes one")
     else:
-        for row in rows:
-            record = row.get("record_id", "")[:19]
-            print(
-                f"{row['run_id']:<38} {row['state']:<10} {row['preset']:<12} {record:<20} {row['reason'][:60]}".rstrip()
-            )
+        from lanemark.report.terminal import RUN_COLUMNS, table
+
+        print(table(rows, RUN_COLUMNS, width=terminal_width(), unicode=unicode_output()))
     return 0

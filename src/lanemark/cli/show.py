@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-from lanemark.cli.parsing import home, parser, print_json
+from lanemark.cli.parsing import home, parser, print_json, unicode_output
 from lanemark.ledger.ledger import Ledger
 
 
@@ -29,4 +29,5 @@ def rendered(record_id: str, predicate: dict[str, object]) -> str:
     from lanemark.report.view import record_view
 
     width = max(60, min(100, shutil.get_terminal_size((80, 24)).columns))
-    return render(record_view(record_id, predicate), width=width, color=sys.stdout.isatty())
+    view = record_view(record_id, predicate)
+    return render(view, width=width, color=sys.stdout.isatty(), unicode=unicode_output())

@@ -72,7 +72,10 @@ def snapshot_of(
         case: for the limits that were in force.
         ranks: what each rank left behind.
         exits: `exits.json`; {} when the supervisor left none.
-        interrupted_by, start_error, supervisor_error, supervisor_alive: as in `Snapshot`.
+        interrupted_by: the signal the supervisor was sent, or None.
+        start_error: why the ranks could not be started, or None.
+        supervisor_error: what went wrong in the supervisor itself, or None.
+        supervisor_alive: False when it died without sealing.
     """
     states = _states(exits)
     reason = exits.get("reason")

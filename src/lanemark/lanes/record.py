@@ -56,7 +56,7 @@ def _startup(facts: AttemptFacts, compiled: dict[str, Any]) -> tuple[dict[str, A
 
 def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
     case, found = facts.case, []
-    listed = facts.manifest.get("data") or {}
+    listed = {} if case.data.kind == "synthetic" else facts.manifest.get("data") or {}
     paths = [
         {"rank": report.rank, **entry}
         for report in facts.ranks

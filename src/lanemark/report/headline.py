@@ -1,7 +1,7 @@
 """The sentence at the top: the narrowest honest one, or the plain statement that there is no figure. Pure.
 
-A throughput may be quoted only when every one of these holds: the run ended well, its lane gave it a receipt, the
-figure itself was observed, and the tokens were real. The check is made here again, although the lane's rules already
+A throughput may be quoted only when every one of these holds: the run ended well, its lane gave it a receipt, and the
+figure itself was observed. A figure taken on made-up tokens says so in the same breath. The check is made here again, although the lane's rules already
 made it when the record was sealed, because a report is what people paste elsewhere: it fails closed.
 """
 
@@ -14,8 +14,6 @@ from typing import Any
 from lanemark.records.observation import value_of
 from lanemark.report.cells import plain
 from lanemark.report.quantities import plural, throughput, visible
-
-_SYNTHETIC = "the tokens were synthetic, so no training throughput on data was measured"
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,10 @@ def receipt_of(predicate: Mapping[str, Any]) -> Receipt:
     why = visible(outcome["receipt_reason"])
     if outcome["state"] != "ok":
         return Receipt(quotable=False, label="No receipt", reason=visible(cause["summary"]) if cause else why)
-    if is_synthetic(predicate):
-        return Receipt(quotable=False, label="No receipt", reason=_SYNTHETIC)
+    if predicate["data"]["requested"]["kind"] == "shards" and is_synthetic(predicate):
+        return Receipt(
+            quotable=False, label="No receipt", reason="shards were requested and synthetic tokens were seen"
+        )
     if not outcome["receipt"]:
         return Receipt(quotable=False, label="No receipt", reason=why)
     if value_of(predicate["training"]["tokens_per_s"]) is None:
@@ -89,6 +89,8 @@ def headline(predicate: Mapping[str, Any]) -> Headline:
     window = predicate["training"]["window"]
     steps = plural(window["measured"], "measured step")
     qualifier = f"over {steps} after {plural(window['warmup'], 'warm-up step')}"
+    if is_synthetic(predicate):
+        qualifier += ", on synthetic tokens: no data path was measured"
     return Headline(subject, throughput(value_of(predicate["training"]["tokens_per_s"])), qualifier, receipt)
 
 

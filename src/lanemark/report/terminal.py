@@ -169,7 +169,7 @@ def _digest(key: str) -> Callable[[Mapping[str, Any]], str]:
 def _tokens_per_s(row: Mapping[str, Any]) -> str:
     """A throughput only where it may be quoted: see `lanemark.report.headline.receipt_of`."""
     figure = row.get("tokens_per_s")
-    if not row.get("receipt") or figure is None or row.get("outcome") != "ok" or row.get("path_class") == "synthetic":
+    if not row.get("receipt") or figure is None or row.get("outcome") != "ok":
         return "no receipt"
     return count(figure)
 
@@ -183,6 +183,7 @@ RECORD_COLUMNS: Final = (
     Column("ranks", _field("world_size"), right=True),
     Column("mode", _field("mode")),
     Column("compile", _field("compile")),
+    Column("data", _field("path_class")),
     Column("tok/s", _tokens_per_s, right=True),
     Column("outcome", _field("outcome")),
 )

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanemark.lanes.presets import BALANCE_WEIGHT, INIT_STD, Preset
 from lanemark.stack.moe import RoutedFeedForward
-from lanemark.stack.pointwise import RmsNorm, rotary_table, rotate
+from lanemark.stack.pointwise import RmsNorm, cross_entropy, rotary_table, rotate
 
 #: Projections that add to the residual stream: drawn smaller, by 1/√(2·depth) (GPT-2, section 2.3).
 _RESIDUAL = ("attention.out.weight", "feed_forward.down.weight", "feed_forward.down_EFD")
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x_BLD, balance = block(x_BLD, self.table_L1R2, balance)
         logits_BLV = self.head(self.norm(x_BLD))
-        loss = F.cross_entropy(logits_BLV.flatten(0, 1).float(), targets_BL.flatten())
+        loss = cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten())
         if self.preset.num_experts:
             return loss + BALANCE_WEIGHT / self.preset.depth * balance, loss.detach()
         return loss, loss.detach()

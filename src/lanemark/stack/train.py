@@ -159,7 +159,7 @@ def measured_loop(session: RankSession, step: TrainStep, loader: Loader, device:
             clock.synchronize()
             dist.barrier()
             recorder.open_window()
-        run_steps(steps, take, step, recorder, clock, consumed)
+        run_steps(steps, consumed, take=take, step=step, recorder=recorder, clock=clock)
     clocks[1].synchronize()
     dist.barrier()
     recorder.close_window()
@@ -170,7 +170,13 @@ def measured_loop(session: RankSession, step: TrainStep, loader: Loader, device:
 
 
 def run_steps(
-    steps: range, take: TakeBatches, step: TrainStep, recorder: StepRecorder, clock: DeviceClock, consumed: Consumed
+    steps: range,
+    consumed: Consumed,
+    *,
+    take: TakeBatches,
+    step: TrainStep,
+    recorder: StepRecorder,
+    clock: DeviceClock,
 ) -> None:
     """The hot loop: take the step's batches, train on them, stamp. Its overhead is held by `training.loop_vs_bare`."""
     clock.mark_step()

@@ -72,10 +72,10 @@ def test_a_listing_lines_up_and_shows_no_figure_without_a_receipt() -> None:
          "mode": "fsdp2", "compile": "eager", "tokens_per_s": 5.0, "receipt": True, "outcome": "ok", "path_class": "synthetic"},
     ]  # fmt: skip
     assert table(rows).split("\n") == [
-        "record        sealed               preset      device  ranks  mode   compile        tok/s  outcome",
-        "ca978112ca1b  2026-11-22 15:23:20  dense-nano  cpu         2  fsdp2  regional      11,892  ok",
-        "3e23e8160039  2026-11-22 15:24:20  dense-nano  -           -  -      -         no receipt  error",
-        "2e7d2c03a950  2026-11-22 15:25:20  dense-nano  cpu         2  fsdp2  eager     no receipt  ok",
+        "record        sealed               preset      device  ranks  mode   compile   data             tok/s  outcome",
+        "ca978112ca1b  2026-11-22 15:23:20  dense-nano  cpu         2  fsdp2  regional  local_disk      11,892  ok",
+        "3e23e8160039  2026-11-22 15:24:20  dense-nano  -           -  -      -         -           no receipt  error",
+        "2e7d2c03a950  2026-11-22 15:25:20  dense-nano  cpu         2  fsdp2  eager     synthetic            5  ok",
     ]
     assert all(cells(line) <= 60 for line in table(rows, width=60).split("\n"))
     assert table(rows, width=60, unicode=False).isascii()
