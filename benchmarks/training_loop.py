@@ -168,7 +168,8 @@ def loop_vs_nanogpt(directory: Path, shard: Path, pairs: int = 24, block: int = 
         "target": ">= 1.0",
         "ok": value >= 1.0,
         "method": f"{recipe.name} ({count:,} parameters) against a nanoGPT-style loop ({theirs:,}), same batch,"
-        f" 1 thread, eager fp32, fused AdamW, memory-mapped tokens; median of {pairs} interleaved pairs of {block}-step blocks",
+        f" 1 thread, eager fp32, fused AdamW, memory-mapped tokens;"
+        f" median of {pairs} interleaved pairs of {block}-step blocks",
     }
 
 

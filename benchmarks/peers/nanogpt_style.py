@@ -1,8 +1,8 @@
 """A plain GPT training loop in the style that people know from nanoGPT, written for comparison at equal size.
 
 Learned positions, LayerNorm, multi-head attention, GELU, fused AdamW, gradient clipping, and a loader that opens a
-numpy memory map for every batch. It has no recorder, no beacon and no process group. Two things differ from the well-known
-script, both so that the sizes are equal: the output head has weights of its own, and nothing is ever evaluated.
+numpy memory map for every batch. It has no recorder, no beacon and no process group. Two things differ from the
+well-known script: the output head has weights of its own, so that sizes are equal, and nothing is ever evaluated.
 """
 
 from __future__ import annotations

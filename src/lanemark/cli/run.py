@@ -148,7 +148,7 @@ def _report(done: Conducted, *, as_json: bool) -> int:
             "state": outcome["state"],
             "receipt": outcome["receipt"],
             "receipt_reason": outcome["receipt_reason"],
-            "appended": done.notice is None,
+            "appended": done.manifest.appended,
         }
         if "first_cause" in outcome:
             doc["first_cause"] = outcome["first_cause"]

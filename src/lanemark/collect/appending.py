@@ -9,10 +9,12 @@ from lanemark.records.errors import LanemarkError
 from lanemark.records.statement import SealedRecord
 
 
-def append_to_ledger(home: Home, paths: AttemptPaths, record: SealedRecord) -> str | None:
-    """Append the record and the evidence that is still at hand. Returns None, or a sentence on why the ledger refused.
+def append_to_ledger(home: Home, paths: AttemptPaths, record: SealedRecord) -> tuple[bool, str | None]:
+    """Append the record and the evidence that is still at hand.
 
-    The record stays in the attempt directory either way, and `lanemark collect` tries again.
+    Returns:
+        Whether the ledger has the record now, and a sentence on what did not work, or None. The record stays in the
+        attempt directory either way, and `lanemark collect` tries again where the ledger refused.
     """
     evidence = [
         (item["name"], paths.root / item["name"])
@@ -20,7 +22,7 @@ def append_to_ledger(home: Home, paths: AttemptPaths, record: SealedRecord) -> s
         if (paths.root / item["name"]).is_file()
     ]
     try:
-        Ledger(home.ledger).append(record.data, evidence)
+        done = Ledger(home.ledger).append(record.data, evidence)
     except (LanemarkError, OSError) as error:
-        return f"the record could not be appended to the ledger ({error}); it is kept at {paths.record}"
-    return None
+        return False, f"the record could not be appended to the ledger ({error}); it is kept at {paths.record}"
+    return True, "; ".join(done.notices) or None

@@ -54,7 +54,7 @@ class Conducted:
         record: the sealed bytes and their id.
         manifest: in its final state.
         record_path: where the record can be read.
-        notice: why the ledger did not take it, or None.
+        notice: what did not work when the ledger was to take it, or None.
     """
 
     record: SealedRecord
@@ -105,8 +105,8 @@ def conduct(
         ending = run.ending(interrupted(), failure)
         record, manifest = seal_attempt(paths, run.manifest, ending)
         _save_quietly(paths, manifest)
-        notice = append_to_ledger(home, paths, record)
-        if notice is None:
+        appended, notice = append_to_ledger(home, paths, record)
+        if appended:
             manifest = replace(manifest, appended=True)
             _save_quietly(paths, manifest)
         run.clean_up()

@@ -78,11 +78,11 @@ def _settle(home: Home, run_id: str) -> str | None:
         here = manifest.boot_id == boot_id().value
         record, manifest = seal_attempt(paths, manifest, Ending(supervisor_alive=False, same_clock=here))
         save(paths, manifest)
-        notice = append_to_ledger(home, paths, record)
-        if notice is None:
+        appended, notice = append_to_ledger(home, paths, record)
+        if appended:
             manifest = replace(manifest, appended=True)
             save(paths, manifest)
     if was.final:
-        return f"{run_id} is {was.value}; its record is now in the ledger" if notice is None else f"{run_id}: {notice}"
+        return f"{run_id} is {was.value}; its record is now in the ledger" if appended else f"{run_id}: {notice}"
     sealed = f"{run_id} was {was.value} without a supervisor and is sealed as {manifest.state.value}"
     return sealed if notice is None else f"{sealed}; {notice}"

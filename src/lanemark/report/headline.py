@@ -1,8 +1,9 @@
 """The sentence at the top: the narrowest honest one, or the plain statement that there is no figure. Pure.
 
 A throughput may be quoted only when every one of these holds: the run ended well, its lane gave it a receipt, and the
-figure itself was observed. A figure taken on made-up tokens says so in the same breath. The check is made here again, although the lane's rules already
-made it when the record was sealed, because a report is what people paste elsewhere: it fails closed.
+figure itself was observed. A figure taken on made-up tokens says so in the same breath. The check is made here again,
+although the lane's rules already made it when the record was sealed, because a report is what people paste elsewhere:
+it fails closed.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ class _RmsNorm(torch.autograd.Function):
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
         unit = x * scale
         ctx.save_for_backward(unit, scale, weight)
-        return unit.mul(weight)
+        normed: Tensor = unit * weight
+        return normed
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ class _CrossEntropy(torch.autograd.Function):
         return log_probability_NV.gather(1, target_N.unsqueeze(1)).mean().neg_()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         log_probability_NV, target_N = ctx.saved_tensors
         # In place: nobody else has the log-probabilities, and autograd frees them after this.
