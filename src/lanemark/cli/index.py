@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from lanemark.cli.asked import one_of
 from lanemark.cli.parsing import home, parser, print_json
-from lanemark.ledger.ledger import Ledger
+from lanemark.ledger.location import open_ledger
 
 
 def main(args: list[str]) -> int:
@@ -16,7 +16,7 @@ def main(args: list[str]) -> int:
     verb.add_argument("--json", action="store_true", help="print the counts as JSON")
     asked = verb.parse_args(args)
     one_of(asked.action, "the action", ("sync",))
-    report = Ledger(home().ledger).sync()
+    report = open_ledger(home()).sync()
     if asked.json:
         print_json(asdict(report))
     else:

@@ -21,9 +21,14 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "collect": ("collect", "seal attempts whose supervisor was lost"),
     "list": ("listing", "list records, newest first"),
     "show": ("show", "show one record: requested, observed, figures, and what it does not prove"),
-    "verify": ("verify", "check a record step by step, from its bytes to its evidence"),
+    "verify": ("verify", "check a record step by step, from its bytes to its signatures and the log"),
+    "sign": ("sign", "sign records with an Ed25519 key, or make a key"),
+    "log": ("log", "keep and check the log that shows whether a record was removed or altered"),
     "env": ("env", "print what can be observed of this host"),
     "report": ("report", "write one self-contained HTML file from records"),
+    "export": ("export", "write records for other programs: JSON lines, CSV or Parquet"),
+    "import": ("import_", "take in the records of another ledger, verified"),
+    "schema": ("schema", "print the record's JSON Schema, or the page that documents every field"),
     "index": ("index", "rebuild the ledger's disposable index from its files"),
 }
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lanemark.cli.parsing import home, parser, print_json
-from lanemark.ledger.ledger import Ledger
+from lanemark.ledger.location import open_ledger
 from lanemark.records.errors import LedgerError, UsageError
 
 
@@ -17,7 +17,7 @@ def main(args: list[str]) -> int:
     verb.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the file to write")
     verb.add_argument("--json", action="store_true", help="print the path and the record ids as JSON")
     asked = verb.parse_args(args)
-    ledger = Ledger(home().ledger)
+    ledger = open_ledger(home())
     ids = asked.ids or [row.id for row in ledger.list(limit=1).rows]
     if not ids:
         raise UsageError("value-invalid", "there is no record to report on", "make one with `lanemark run training`")

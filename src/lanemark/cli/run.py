@@ -17,6 +17,7 @@ from lanemark.collect.preparing import Attempt, prepare
 from lanemark.collect.signals import StopSignals
 from lanemark.launch.local import LocalSurface
 from lanemark.launch.supervise import Tick
+from lanemark.ledger.location import open_ledger
 from lanemark.observe.compile_cache import inventory
 from lanemark.observe.packages import cxx_facts
 from lanemark.records.attempt import Home
@@ -40,6 +41,7 @@ def main(args: list[str]) -> int:
         )
     asked = understand(options)
     place = home()
+    open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
     decided = prepare_run(asked, place)
     done = run(decided, place, argv=["lanemark", "run", *args])
     return _report(done, as_json=options.json)

@@ -6,7 +6,7 @@ import shutil
 import sys
 
 from lanemark.cli.parsing import home, parser, print_json, unicode_output
-from lanemark.ledger.ledger import Ledger
+from lanemark.ledger.location import open_ledger
 
 
 def main(args: list[str]) -> int:
@@ -15,7 +15,7 @@ def main(args: list[str]) -> int:
     verb.add_argument("id", help="record id, the beginning of one, or a run id")
     verb.add_argument("--json", action="store_true", help="print the record's own JSON instead")
     asked = verb.parse_args(args)
-    view = Ledger(home().ledger).get(asked.id)
+    view = open_ledger(home()).get(asked.id)
     if asked.json:
         print_json({"record_id": view.id, "statement": view.doc})
         return 0

@@ -1,8 +1,12 @@
-"""Append a sealed record to the ledger, with its evidence. A failed append is a notice, never a failed run."""
+"""Append a sealed record to the ledger, with its evidence. A failed append is a notice, never a failed run.
+
+The ledger is the one that `LANEMARK_LEDGER` names, a directory or object storage. Storage that does not answer costs
+the end of a run its deadline once; `lanemark collect` appends the record later, from the attempt directory.
+"""
 
 from __future__ import annotations
 
-from lanemark.ledger.ledger import Ledger
+from lanemark.ledger.location import open_ledger
 from lanemark.records.attempt import AttemptPaths, Home
 from lanemark.records.encoding import decode
 from lanemark.records.errors import LanemarkError
@@ -22,7 +26,7 @@ def append_to_ledger(home: Home, paths: AttemptPaths, record: SealedRecord) -> t
         if (paths.root / item["name"]).is_file()
     ]
     try:
-        done = Ledger(home.ledger).append(record.data, evidence)
+        done = open_ledger(home).append(record.data, evidence)
     except (LanemarkError, OSError) as error:
         return False, f"the record could not be appended to the ledger ({error}); it is kept at {paths.record}"
     return True, "; ".join(done.notices) or None

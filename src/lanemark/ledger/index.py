@@ -7,6 +7,7 @@
   that no busy timeout helps.
 * `refresh` compares only directories whose modification time changed since it last looked, so that listing after a
   crash between publishing and indexing misses nothing and costs a `stat` a directory.
+* What the tables are, and how a question finds its rows among millions, is in `lanemark.ledger.tables`.
 
 Where SQLite cannot work at all (read-only home, no locks) callers catch `IndexUnusableError` and read the files.
 Standard library only: appending happens beside the ranks.
@@ -20,38 +21,36 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from lanemark.ledger.objects import object_directories, objects_in, read_file, sweep_temporary
-from lanemark.ledger.rows import Filters, IndexRow, row_of
-from lanemark.records.encoding import decode, digest
+from lanemark.ledger import tables
+from lanemark.ledger.objects import (
+    object_directories,
+    objects_in,
+    read_file,
+    sweep_temporary,
+    unchanged_directories,
+)
+from lanemark.ledger.rows import Filters, IndexRow, row_from_bytes
+from lanemark.ledger.tables import SCHEMA_VERSION
+from lanemark.records.encoding import digest
 
 _T = TypeVar("_T")
 
 #: "LMIX" in ASCII; SQLite's header field for telling one application's files from another's (sqlite.org/pragma.html).
 APPLICATION_ID: Final = 0x4C4D4958
-SCHEMA_VERSION: Final = 1
 _BUSY_S: Final = 20.0
 #: Directory times have the kernel's tick as their grain (up to 10 ms; 2 s on FAT): a younger one is looked at again.
 _SETTLED_S: Final = 2.5
-_COLUMNS: Final = tuple(f.name for f in fields(IndexRow))
-_SCHEMA: Final = (
-    "CREATE TABLE ledger (root TEXT NOT NULL, reconciled INTEGER NOT NULL)",
-    "CREATE TABLE directories (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL) WITHOUT ROWID",
-    """CREATE TABLE records (
-        id TEXT PRIMARY KEY, run_id TEXT NOT NULL, lane TEXT NOT NULL, preset TEXT NOT NULL, created TEXT NOT NULL,
-        outcome TEXT NOT NULL, receipt INTEGER NOT NULL, device_class TEXT COLLATE NOCASE, world_size INTEGER,
-        mode TEXT, compile TEXT, dtype TEXT, surface TEXT, startup_state TEXT, path_class TEXT,
-        tokens_per_s REAL, step_p50_s REAL, git_commit TEXT, plan_digest TEXT
-    ) WITHOUT ROWID""",
-    "CREATE INDEX by_time ON records (created)",
-    "CREATE INDEX by_lane ON records (lane, created)",
-    "CREATE INDEX by_preset ON records (preset, created)",
-    "CREATE INDEX by_device ON records (device_class, created)",
-    "CREATE INDEX by_run ON records (run_id)",
-)
+
+
+#: Rows to a transaction of a rebuild: fewer commits write each page of the indices fewer times.
+_BATCH_ROWS: Final = 2000
+#: Connections opened by the process that we were forked from; kept, so that nothing ever closes them here
+#: (sqlite.org/howtocorrupt.html, section 2.6).
+_INHERITED: Final[list[sqlite3.Connection]] = []
 
 
 class IndexUnusableError(Exception):
@@ -92,6 +91,15 @@ class SyncReport:
     set_aside: str | None = None
 
 
+class _Change(NamedTuple):
+    """What one directory's files ask of the index: `mtime_ns` is 0 where it must be looked at again."""
+
+    name: str
+    mtime_ns: int
+    rows: list[IndexRow]
+    gone: list[str]
+
+
 class Index:
     """The index of one ledger. Opens its file for each call, so it may be deleted or replaced at any time.
 
@@ -100,41 +108,64 @@ class Index:
         ledger_root: the ledger whose files it lists.
     """
 
+    name: str = "the index"
+
     def __init__(self, path: Path, ledger_root: Path) -> None:
+        self.name = "the index"
         self.path = path
         self.ledger_root = ledger_root
         self._set_aside: str | None = None
+        self._keep = False
+        self._kept: tuple[sqlite3.Connection, tuple[int, int] | None, int] | None = None
 
     def add(self, row: IndexRow) -> None:
         """Put one record's row in. Raises IndexUnusableError."""
 
         def insert(db: sqlite3.Connection) -> None:
             with _transaction(db):
-                _insert(db, row)
+                tables.insert(db, (row,))
                 # Known but never looked at: a refresh reads the directory, and a later removal is noticed.
                 db.execute("INSERT OR IGNORE INTO directories VALUES (?, 0)", (row.id[7:9],))
 
         self._use(insert)
 
-    def query(self, wanted: Filters) -> tuple[IndexRow, ...]:
-        """Rows that are wanted, newest first, from the index alone. Raises IndexUnusableError."""
-        terms = {
-            "lane = ?": wanted.lane,
-            "preset = ?": wanted.preset,
-            "device_class = ?": wanted.gpu,
-            "run_id = ?": wanted.run_id,
-            "created >= ?": wanted.since,
-        }
-        used = {term: value for term, value in terms.items() if value is not None}
-        where = " WHERE " + " AND ".join(used) if used else ""
-        limit = "" if wanted.limit is None else f" LIMIT {max(0, wanted.limit)}"
-        # Only our own literals are pasted together; every value is bound.
-        text = f"SELECT {', '.join(_COLUMNS)} FROM records{where} ORDER BY created DESC, id{limit}"  # noqa: S608
+    def query(self, wanted: Filters, *, latest: bool = False) -> tuple[IndexRow, ...]:
+        """Rows that are wanted, newest first, from the index alone; with `latest` only the newest of each series.
 
-        def select(db: sqlite3.Connection) -> tuple[IndexRow, ...]:
-            return tuple(_row(values) for values in db.execute(text, tuple(used.values())))
+        Raises IndexUnusableError.
+        """
+        ask = tables.latest if latest else tables.matching
+        return self._use(lambda db: tuple(ask(db, wanted)))
 
-        return self._use(select)
+    def stream(self, wanted: Filters) -> Iterator[IndexRow]:
+        """The rows of `query`, a few at a time: memory does not grow with their number. Raises IndexUnusableError.
+
+        The rows are those of the moment at which the first one is asked for.
+        """
+        with self._used_by_this_call() as db:
+            rows = tables.matching(db, wanted)
+            while True:
+                try:
+                    row = next(rows, None)
+                except sqlite3.Error as error:
+                    raise IndexUnusableError(str(error)) from error
+                if row is None:
+                    return
+                yield row
+
+    @contextlib.contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Calls inside the block share one connection, which many appends in a row are several times faster with.
+
+        A connection whose file was deleted or replaced meanwhile is not used. Not for use from several threads.
+        """
+        outer, self._keep = self._keep, True
+        try:
+            yield
+        finally:
+            self._keep = outer
+            if not outer:
+                self._release()
 
     def refresh(self) -> SyncReport:
         """Bring in what changed on disk since the index last looked; cheap. Raises IndexUnusableError."""
@@ -160,7 +191,7 @@ class Index:
         for last in (False, True):
             used = self._identity()
             try:
-                with contextlib.closing(self._open()) as db:
+                with self._connection() as db:
                     return work(db)
             except _UnfitError as error:
                 why = str(error)
@@ -176,6 +207,48 @@ class Index:
                 raise IndexUnusableError(why)
             self._replace(why, used)
         raise AssertionError("unreachable: the second try returns or raises")
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """An open index: the kept one while it is still the file's, else one for this call."""
+        if self._kept is not None:
+            db, identity, owner = self._kept
+            if owner == os.getpid() and identity is not None and identity == self._identity():
+                yield db
+                return
+            self._release()
+        db = self._open()
+        if self._keep:
+            self._kept = (db, self._identity(), os.getpid())
+            try:
+                yield db
+            except BaseException:
+                self._release()
+                raise
+        else:
+            with contextlib.closing(db):
+                yield db
+
+    @contextlib.contextmanager
+    def _used_by_this_call(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own, for a reading that outlives the call it began in."""
+        self._use(self._check_fit)  # an index that is not fit is replaced now, before there is a reader
+        try:
+            db = self._open()
+        except (sqlite3.Error, _UnfitError, OSError) as error:
+            raise IndexUnusableError(str(error)) from error
+        with contextlib.closing(db):
+            yield db
+
+    def _release(self) -> None:
+        """Close the kept connection, but not one that a fork inherited: that would end its owner's locks."""
+        if self._kept is not None:
+            db, _, owner = self._kept
+            self._kept = None
+            if owner == os.getpid():
+                db.close()
+            else:
+                _INHERITED.append(db)
 
     def _open(self) -> sqlite3.Connection:
         if not self.path.exists():
@@ -231,12 +304,16 @@ class Index:
             for stale in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm"), Path(f"{draft}-journal")):
                 stale.unlink(missing_ok=True)
             with contextlib.closing(sqlite3.connect(os.fspath(draft), isolation_level=None)) as db:
-                for statement in _SCHEMA:
-                    db.execute(statement)
-                db.execute("INSERT INTO ledger VALUES (?, 0)", (self._root_text(),))
-                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
+                with _transaction(db):
+                    for statement in tables.SCHEMA:
+                        db.execute(statement)
+                    db.execute("INSERT INTO ledger VALUES (?, 0)", (self._root_text(),))
+                    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            # An index deleted alone leaves its write-ahead log behind, which SQLite would replay into the new one.
+            for stale in (Path(f"{self.path}-wal"), Path(f"{self.path}-shm")):
+                stale.unlink(missing_ok=True)
             os.replace(draft, self.path)
 
     def _identity(self) -> tuple[int, int] | None:
@@ -263,21 +340,25 @@ class Index:
         fresh = not db.execute("SELECT reconciled FROM ledger").fetchone()[0]
         written = removed = 0
         bad: list[BadFile] = []
-        present: set[str] = set()
-        for directory in object_directories(self.ledger_root):
+        unchanged = set() if full else unchanged_directories(self.ledger_root, seen)
+        present = set(unchanged)
+        changes: list[_Change] = []
+        for directory in object_directories(self.ledger_root, unchanged):
             if directory.problem is not None:
                 bad.append(self._bad(directory.path, directory.problem))
                 continue
             name = directory.path.name
             present.add(name)
             mtime_ns = directory.path.stat().st_mtime_ns
-            if not full and seen.get(name) == mtime_ns:
-                continue
-            changes = self._reconcile_directory(db, directory.path, mtime_ns, bad, full=full)
-            written, removed = written + changes[0], removed + changes[1]
+            changes.append(self._change(db, directory.path, mtime_ns, bad, full=full))
+            if sum(len(change.rows) for change in changes) >= _BATCH_ROWS:
+                done = _apply(db, changes)
+                written, removed = written + done[0], removed + done[1]
+        done = _apply(db, changes) if changes else (0, 0)
+        written, removed = written + done[0], removed + done[1]
         for name in seen.keys() - present:
             with _transaction(db):
-                removed += db.execute(*_within("DELETE FROM records", name)).rowcount
+                removed += tables.remove_within(db, name)
                 db.execute("DELETE FROM directories WHERE name = ?", (name,))
         if fresh:
             db.execute("UPDATE ledger SET reconciled = 1")
@@ -291,12 +372,11 @@ class Index:
             set_aside=why,
         )
 
-    def _reconcile_directory(
+    def _change(
         self, db: sqlite3.Connection, directory: Path, mtime_ns: int, bad: list[BadFile], *, full: bool
-    ) -> tuple[int, int]:
-        """(rows written, rows removed) for one two-digit directory. Files are read before the write lock is taken."""
-        select = f"SELECT {', '.join(_COLUMNS)} FROM records"  # noqa: S608 - our own names
-        known = {row.id: row for row in map(_row, db.execute(*_within(select, directory.name)))}
+    ) -> _Change:
+        """What one two-digit directory has that the index has not. Files are read before the write lock is taken."""
+        known = tables.rows_within(db, directory.name)
         kept: set[str] = set()
         rows: list[IndexRow] = []
         for item in objects_in(directory):
@@ -315,18 +395,24 @@ class Index:
                 kept.add(item.record_id)
                 if known.get(item.record_id) != row:
                     rows.append(row)
-        gone = sorted(known.keys() - kept)
         settled = time.time() - mtime_ns / 1e9 >= _SETTLED_S
-        with _transaction(db):
-            for row in rows:
-                _insert(db, row)
-            db.executemany("DELETE FROM records WHERE id = ?", [(record_id,) for record_id in gone])
-            db.execute("INSERT OR REPLACE INTO directories VALUES (?, ?)", (directory.name, mtime_ns if settled else 0))
-        return len(rows), len(gone)
+        return _Change(directory.name, mtime_ns if settled else 0, rows, sorted(known.keys() - kept))
 
     def _bad(self, path: Path, reason: str) -> BadFile:
         name = os.path.relpath(path, self.ledger_root)
         return BadFile(name.encode("utf-8", "backslashreplace").decode(), reason)
+
+
+def _apply(db: sqlite3.Connection, changes: list[_Change]) -> tuple[int, int]:
+    """Make several directories' changes in one transaction, and forget them; (rows written, rows removed)."""
+    with _transaction(db):
+        for change in changes:
+            tables.insert(db, change.rows)
+            tables.remove(db, change.gone)
+            db.execute("INSERT OR REPLACE INTO directories VALUES (?, ?)", (change.name, change.mtime_ns))
+    done = sum(len(change.rows) for change in changes), sum(len(change.gone) for change in changes)
+    changes.clear()
+    return done
 
 
 def read_row(path: Path, record_id: str) -> IndexRow:
@@ -334,7 +420,7 @@ def read_row(path: Path, record_id: str) -> IndexRow:
     data = read_file(path)
     if digest(data) != record_id:
         raise ValueError("its bytes are not the ones it is named by")
-    return row_of(record_id, decode(data))
+    return row_from_bytes(record_id, data)
 
 
 def _reason(error: Exception) -> str:
@@ -353,20 +439,3 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
             db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
-
-
-def _insert(db: sqlite3.Connection, row: IndexRow) -> None:
-    marks = ", ".join("?" * len(_COLUMNS))
-    names = ", ".join(_COLUMNS)
-    db.execute(f"INSERT OR REPLACE INTO records ({names}) VALUES ({marks})", astuple(row))  # noqa: S608 - our own names
-
-
-def _row(values: tuple[Any, ...]) -> IndexRow:
-    named = dict(zip(_COLUMNS, values, strict=True))
-    named["receipt"] = bool(named["receipt"])
-    return IndexRow(**named)
-
-
-def _within(action: str, directory: str) -> tuple[str, tuple[str, str]]:
-    """A statement over the ids of one two-digit directory; `g` follows every hexadecimal digit."""
-    return f"{action} WHERE id >= ? AND id < ?", (f"sha256:{directory}", f"sha256:{directory}g")

@@ -22,7 +22,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -130,11 +130,24 @@ def iter_objects(ledger_root: Path) -> Iterator[ObjectFile]:
             yield from objects_in(directory.path)
 
 
-def object_directories(ledger_root: Path) -> Iterator[ObjectFile]:
-    """The two-digit directories of `objects/`, and whatever else lies there with its problem."""
+def object_directories(ledger_root: Path, leave_out: Collection[str] = ()) -> Iterator[ObjectFile]:
+    """The two-digit directories of `objects/` but those named, and whatever else lies there with its problem."""
     for entry in _entries(ledger_root / "objects"):
+        if entry.name in leave_out:
+            continue
         known = _PREFIX.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
         yield ObjectFile(Path(entry.path), None, None if known else "is not one of the ledger's directories")
+
+
+def unchanged_directories(ledger_root: Path, times_ns: Mapping[str, int]) -> set[str]:
+    """Which directories of `objects/` have the modification time given for them. One `stat` each; raises OSError."""
+    return {
+        entry.name
+        for entry in _entries(ledger_root / "objects")
+        if entry.name in times_ns
+        and entry.is_dir(follow_symlinks=False)
+        and entry.stat(follow_symlinks=False).st_mtime_ns == times_ns[entry.name]
+    }
 
 
 def objects_in(directory: Path) -> Iterator[ObjectFile]:
@@ -197,9 +210,16 @@ def read_file(path: Path, limit_bytes: int = MAX_RECORD_BYTES) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
         parts, left = [], limit_bytes + 1
+        if 0 < status.st_size <= min(limit_bytes, _CHUNK_BYTES):
+            # Most records are one read: a second one, to see the end, is only needed where the file is longer by now.
+            part = os.read(descriptor, status.st_size + 1)
+            if len(part) == status.st_size:
+                return part
+            parts, left = [part], left - len(part)
         while left > 0 and (part := os.read(descriptor, min(left, _CHUNK_BYTES))):
             parts.append(part)
             left -= len(part)

@@ -9,33 +9,41 @@
                 are the case, the image and the commit that it observed
     7 rules     it keeps every rule of its lane                               lane-rule-broken
     8 evidence  the files it rests on are the ones it names                   evidence-mismatch
+    9 signature every key that was asked for has signed exactly its bytes     signature-missing, signature-invalid
+   10 log       the ledger's log, where there is one, includes it             log-entry-missing, log-damaged
 
 Step 2 is skipped, and says so, for a lone file that no digest names. Evidence that is not at hand is reported as that:
-it is no failure, because records travel without it; evidence with other bytes is one.
+it is no failure, because records travel without it; evidence with other bytes is one. Signatures are checked against
+the keys that a caller names, and against no others: without one they are "not checked", never "good". The log is asked
+about the records of its own ledger only; a ledger without one, and a file from elsewhere, skip the step and say so.
 
-What this proves: the record is whole, says one consistent thing, and rests on these files. It does not prove who wrote
-it, nor that the machine it describes exists: `assurance` says what is claimed about that.
+What steps 1 to 8 prove: the record is whole, says one consistent thing, and rests on these files. Who vouches for it is
+step 9's; that the machine it describes exists is nobody's: `assurance` says what is claimed about that. Step 10 proves
+nothing against the log's owner by itself, see `lanemark.ledger.log`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lanemark.lanes.rules import broken_rules
-from lanemark.ledger.objects import evidence_path, hash_file, read_file
+from lanemark.ledger.objects import evidence_path, hash_file, object_path, read_file
 from lanemark.records.encoding import MAX_RECORD_BYTES, digest, encode
 from lanemark.records.errors import LanemarkError, RecordError
 from lanemark.records.observation import value_of
 from lanemark.records.reading import check_version, malformed, parse, printable, validate
 
+if TYPE_CHECKING:
+    from lanemark.ledger.keys import PublicKey
+
 Status = Literal["ok", "failed", "skipped"]
 
 #: Names of the steps; a step's number is its place here, from 1.
-STEPS: Final = ("size", "digest", "syntax", "version", "schema", "plan", "rules", "evidence")
+STEPS: Final = ("size", "digest", "syntax", "version", "schema", "plan", "rules", "evidence", "signature", "log")
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -65,7 +73,7 @@ class Verification:
     Attributes:
         subject: the file, as it was named.
         record_id: `sha256:…` of the bytes that were read, or None when none could be.
-        steps: all eight, in order.
+        steps: all ten, in order.
         not_at_hand: evidence named by the record and found nowhere.
     """
 
@@ -124,33 +132,48 @@ class _Bench:
     expected: str | None
     places: tuple[Path, ...]
     ledger_root: Path | None
+    keys: tuple[PublicKey, ...] = ()
     data: bytes = b""
     doc: dict[str, Any] = field(default_factory=dict)
     not_at_hand: list[str] = field(default_factory=list)
 
 
-def verify_file(path: Path, *, ledger_root: Path | None = None, attempt_dir: Path | None = None) -> Verification:
+def verify_file(
+    path: Path,
+    *,
+    ledger_root: Path | None = None,
+    attempt_dir: Path | None = None,
+    keys: Sequence[PublicKey] = (),
+) -> Verification:
     """Verify a record's file: one in a ledger, or a lone one anywhere. Never raises for what the file holds.
 
     Args:
         path: the file. When its name is 64 hexadecimal digits, its bytes must hash to them.
         ledger_root: where evidence lies by digest; found from the path for a file inside a ledger.
         attempt_dir: where evidence lies by name; the file's own directory is always looked at.
+        keys: each of them must have signed the record; signatures are looked for in the ledger's `sigs/` and in one
+            beside the file.
     """
     expected = f"sha256:{path.stem}" if _HEX.fullmatch(path.stem) else None
     if ledger_root is None and path.parent.parent.name == "objects":
         ledger_root = path.parent.parent.parent
     places = (path.parent,) if attempt_dir is None else (attempt_dir, path.parent)
-    bench = _Bench(lambda: read_file(path), expected, places, ledger_root)
+    bench = _Bench(lambda: read_file(path), expected, places, ledger_root, tuple(keys))
     return _verify(printable(str(path)), bench)
 
 
 def verify_bytes(
-    data: bytes, *, expected_id: str | None = None, ledger_root: Path | None = None, attempt_dir: Path | None = None
+    data: bytes,
+    *,
+    expected_id: str | None = None,
+    ledger_root: Path | None = None,
+    attempt_dir: Path | None = None,
+    keys: Sequence[PublicKey] = (),
 ) -> Verification:
     """Verify a record's bytes, held against `expected_id` where one is given. Never raises for what they are."""
     places = () if attempt_dir is None else (attempt_dir,)
-    return _verify(expected_id or "the record", _Bench(lambda: data, expected_id, places, ledger_root))
+    bench = _Bench(lambda: data, expected_id, places, ledger_root, tuple(keys))
+    return _verify(expected_id or "the record", bench)
 
 
 def _verify(subject: str, bench: _Bench) -> Verification:
@@ -295,6 +318,42 @@ def _locate(bench: _Bench, name: str, digest_named: str) -> Path | None:
     return None
 
 
+def _signature(bench: _Bench) -> str:
+    from lanemark.ledger.signing import check_signatures, signers
+
+    places = (*(() if bench.ledger_root is None else (bench.ledger_root,)), *bench.places)
+    if bench.keys:
+        check_signatures(places, bench.data, bench.keys)
+    try:
+        others = set(signers(places, digest(bench.data))) - {key.keyid for key in bench.keys}
+        seen = f"{len(others)} at hand"
+    except OSError as error:
+        seen = f"those at hand cannot be listed ({error.strerror or type(error).__name__})"
+    if not bench.keys:
+        raise _Skip(f"signatures are not checked, because no key was named with --key; {seen}")
+    signed = "; ".join(f"{key.source} ({key.keyid[:12]})" for key in bench.keys)
+    return printable(f"signed by {signed}; by other keys, not checked: {seen}")
+
+
+def _log(bench: _Bench) -> str:
+    from lanemark.ledger.log import TransparencyLog
+
+    if bench.ledger_root is None:
+        raise _Skip("the record is not read from a ledger, so there is no log to ask")
+    log = TransparencyLog(bench.ledger_root)
+    if not log.exists():
+        raise _Skip("there is no log in the ledger's directory")
+    try:
+        object_path(bench.ledger_root, digest(bench.data)).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise _Skip("the record is not one of this ledger, whose log says nothing about it") from None
+    found = log.prove(digest(bench.data))
+    return (
+        f"entry {found.number} of {found.head.size} under the log's present root; against the log's owner this proves "
+        "something only with a checkpoint that somebody else keeps (`lanemark log verify --checkpoint FILE`)"
+    )
+
+
 _CHECKS: Final[tuple[Callable[[_Bench], str], ...]] = (
-    _size, _digest, _syntax, _version, _schema, _plan, _rules, _evidence,
+    _size, _digest, _syntax, _version, _schema, _plan, _rules, _evidence, _signature, _log,
 )  # fmt: skip

@@ -164,6 +164,11 @@ class Home:
         return self.root / "ledger"
 
     @property
+    def ledger_copies(self) -> Path:
+        """Copies and indexes of ledgers on remote storage, one directory each; all of it may be deleted."""
+        return self.root / "ledger-copies"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 #: Our deepest path is 9 levels; the limit keeps the recursive parser far from the interpreter's.
 MAX_DEPTH: Final = 32
+#: Our widest object is the snapshot of the environment, some hundred names; each unknown key costs a complaint to list.
+MAX_KEYS: Final = 10_000
 #: Integers JSON readers agree on (RFC 8259 section 6): nanosecond epochs do not fit, so records carry text timestamps.
 MAX_INT: Final = 2**53 - 1
 
@@ -39,6 +41,8 @@ def safe_text(text: str) -> str:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise ValueError(f"one object has {len(pairs)} keys, more than {MAX_KEYS}")
     out = dict(pairs)
     if len(out) != len(pairs):
         seen: set[str] = set()
@@ -66,13 +70,13 @@ def _checked_float(text: str) -> float:
     return value
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, limit_bytes: int = MAX_RECORD_BYTES) -> Any:
     """Parse strictly: UTF-8, no duplicate keys, no NaN or infinity, bounded size, depth and integers.
 
     Raises ValueError, whose text says what is wrong without quoting more than 80 characters of the input.
     """
-    if len(data) > MAX_RECORD_BYTES:
-        raise ValueError(f"{len(data)} bytes is more than the {MAX_RECORD_BYTES} a record may have")
+    if len(data) > limit_bytes:
+        raise ValueError(f"{len(data)} bytes is more than the {limit_bytes} a record may have")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -95,17 +99,15 @@ def decode(data: bytes) -> Any:
 
 def depth_of(doc: Any, limit: int = MAX_DEPTH) -> int:
     """How deeply `doc` nests. Iterative. Raises ValueError above `limit`."""
-    level, deepest = [doc], 0
+    level, deepest = ([doc] if isinstance(doc, (dict, list)) else []), 0
     while level:
-        children: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                children.extend(node.values())
-            elif isinstance(node, list):
-                children.extend(node)
-        containers = any(isinstance(node, (dict, list)) for node in level)
-        deepest += 1 if containers else 0
+        deepest += 1
         if deepest > limit:
             raise ValueError(f"nesting is deeper than {limit} levels")
-        level = children
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
     return deepest

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from lanemark.records.case import LANES
 from lanemark.records.encoding import MAX_RECORD_BYTES, decode, digest, encode, safe_text
 from lanemark.records.errors import RecordError
 from lanemark.records.statement import PREDICATE_TYPE, RECORD_VERSION, STATEMENT_TYPE
+from lanemark.records.upcast import upcast
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 _VERSION: Final = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _PREDICATE: Final = re.compile(r"urn:x-lanemark:record:v([0-9]{1,4})")
+_OUR_MINOR: Final = int(RECORD_VERSION.partition(".")[2])
+#: How often unknown fields of a newer minor are looked for: once, and once more for each list whose items differ.
+_MAX_ROUNDS: Final = 50
 _REFETCH: Final = "get the file again from where it was written; a record is never edited by hand"
 
 
@@ -44,7 +49,8 @@ class RecordView:
     Attributes:
         id: `sha256:…` of `data`.
         data: exactly the bytes that were read.
-        doc: the whole statement as plain JSON. Treat it as read-only: it is never written back.
+        doc: the whole statement as plain JSON, an older minor version brought to ours (`lanemark.records.upcast`).
+            Treat it as read-only: it is never written back.
     """
 
     id: str
@@ -66,8 +72,8 @@ class RecordView:
 def read_record(data: bytes) -> RecordView:
     """Bytes to a checked record. Raises RecordError and nothing else, whatever the bytes are."""
     doc = parse(data)
-    check_version(doc)
-    view = RecordView(digest(data), data, doc)
+    _, minor = check_version(doc)
+    view = RecordView(digest(data), data, upcast(doc, minor=minor, to=_OUR_MINOR))
     assert view.statement is not None  # built now, so that a view is never handed out before its shape was checked
     return view
 
@@ -139,39 +145,55 @@ def validate(doc: dict[str, Any]) -> Statement:
     from lanemark.records.schema import Statement
 
     _, minor = check_version(doc)
-    newer = minor > int(RECORD_VERSION.partition(".")[2])
+    newer = minor > _OUR_MINOR
+    doc = upcast(doc, minor=minor, to=_OUR_MINOR)
     try:
         return Statement.model_validate(doc)
     except ValidationError as error:
         problem = error
     if newer:
-        known, others = _without_unknown(doc, problem)
-        if not others:
+        known = copy.deepcopy(doc)
+        for _ in range(_MAX_ROUNDS):
+            if not _dropped_unknown(known, problem):
+                break
             try:
                 return Statement.model_validate(known)
             except ValidationError as error:
                 problem = error
     remedy = "read it with a newer Lanemark" if newer else _REFETCH
-    raise malformed(_sentence(problem), remedy) from None
+    raise malformed(_sentence(problem, newer=newer), remedy) from None
 
 
-def _without_unknown(doc: dict[str, Any], error: ValidationError) -> tuple[dict[str, Any], bool]:
-    """A copy of `doc` without the fields that the schema does not know, and whether there were other problems too.
+def _dropped_unknown(doc: dict[str, Any], error: ValidationError) -> bool:
+    """Take the fields that the schema does not know out of `doc`; False, and nothing taken, when that is not all.
 
     pydantic's own `extra="ignore"` at validation came later than the oldest version we accept; the list of what was
-    extra is in every version's error.
+    extra is in every version's error. Of a list only the first item that has something wrong is reported, so what is
+    unknown in one item is taken out of all of them.
     """
-    known, others = copy.deepcopy(doc), False
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        if problem["type"] != "extra_forbidden":
-            others = True
-            continue
-        *parents, last = problem["loc"]
-        node: Any = known
-        for step in parents:
-            node = node[step]
-        del node[last]
-    return known, others
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    if any(problem["type"] != "extra_forbidden" for problem in problems):
+        return False
+    for problem in problems:
+        _drop(doc, _location(problem["loc"]))
+    return True
+
+
+def _drop(node: Any, path: tuple[int | str, ...]) -> None:
+    step, rest = path[0], path[1:]
+    if isinstance(step, int):
+        for item in node:
+            _drop(item, rest)
+    elif isinstance(node, dict) and step in node:
+        if rest:
+            _drop(node[step], rest)
+        else:
+            del node[step]
+
+
+def _location(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where a problem lies in the document: pydantic puts the lane it chose by behind `predicate`, which is no key."""
+    return (loc[0], *loc[2:]) if loc[:1] == ("predicate",) else loc
 
 
 def json_path(steps: Iterable[int | str]) -> str:
@@ -180,12 +202,17 @@ def json_path(steps: Iterable[int | str]) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first problem in one sentence, with its path, and how many more there are. Never quotes a value."""
+def _sentence(error: ValidationError, *, newer: bool) -> str:
+    """The first problem in one sentence, with its path, and how many more there are. Never quotes a value.
+
+    Of a newer minor an unknown field is no problem while there is another one.
+    """
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    first = problems[0]
-    where = json_path(first["loc"])
-    if first["type"] == "missing":
+    first = min(problems, key=lambda problem: newer and problem["type"] == "extra_forbidden")
+    where = json_path(_location(first["loc"]))
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        text = f"{where}.lane is none of {', '.join(LANES)}"
+    elif first["type"] == "missing":
         text = f"{where} is missing"
     elif first["type"] == "extra_forbidden":
         text = f"{where} is no field of a record of version {RECORD_VERSION}"

@@ -1,473 +1,198 @@
-"""The record's shape, version 1: one strict, frozen schema, and the only place that defines it.
+"""The record's shape, version 1: one strict, frozen statement with the lane as its discriminator.
 
 Runs where records are kept (it needs pydantic, imported lazily by its callers). The writer beside the ranks is
 `lanemark.lanes` + `lanemark.records.statement`, standard library only; a corpus of records holds them together.
 
-Every observed field is `Observed[T]`: `{"status": "observed", "source", "value"}`, `{"status": "absent", "source"}` or
-`{"status": "unavailable", "source", "reason"}`. Durations end in `_s`, sizes in `_bytes`, raw times in `_ns`.
+A record of one lane has that lane's part and no other's. `json_schema` publishes the same shape for any validator of
+JSON Schema 2020-12, and accepts what our reader accepts, with one exception that JSON Schema cannot express: to it
+`1.0` is an integer, and the reader wants `1`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
-
-T = TypeVar("T")
-
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Stamp = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$")]
-Text = Annotated[str, Field(min_length=1, max_length=20_000)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-#: `startup.declared`: the cache policy that was asked for. Never an observation.
-CachePolicy = Literal["require", "seed", "cold"]
-#: `startup.state` (facts: the kinds worth telling apart at a run's starting line).
-StartupKind = Literal[
-    "cold", "warm", "partly_warm", "seeded", "image_seed", "snapshot_restored", "not_compiled",
-]  # fmt: skip
-#: `data.path_class`: what the tokens were read through, as seen from the ranks' own open files.
-PathClass = Literal[
-    "object_mount", "network_volume", "local_disk", "ram", "page_cache", "synthetic", "mixed", "unknown",
-]  # fmt: skip
-
-
-class Part(BaseModel):
-    """Base of every part: frozen, strict, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Observed(Part, Generic[T]):
-    """A value with its source, or why there is none. See `lanemark.records.observation`."""
-
-    status: Literal["observed", "absent", "unavailable"]
-    source: Text
-    value: T | None = None
-    reason: Text | None = None
-
-    @model_validator(mode="after")
-    def _pairing(self) -> Observed[T]:
-        if self.status == "observed" and (self.value is None or self.reason is not None):
-            raise ValueError("an observed value has a value and no reason")
-        if self.status != "observed" and self.value is not None:
-            raise ValueError(f"an {self.status} observation has no value")
-        if self.status == "unavailable" and not self.reason:
-            raise ValueError("an unavailable observation says why")
-        return self
-
-
-class DataAskedPart(Part):
-    kind: Literal["shards", "synthetic"]
-    dataset_digest: Digest | None = None
-
-
-class CasePart(Part):
-    """The question, whole. Its canonical bytes hash to `plan_digest`."""
-
-    lane: Literal["training", "sparse", "promotion"]
-    preset: Text
-    nproc: Annotated[int, Field(ge=1)]
-    mode: Literal["single", "ddp", "fsdp2"]
-    compile: Literal["eager", "regional", "model"]
-    dtype: Literal["fp32", "bf16"]
-    steps: Count
-    warmup: Count
-    sequence: Count
-    micro_batch: Count
-    data: DataAskedPart
-    surface: Text
-    gpu: Text
-    grad_accum: Count
-    seed: Count
-    cache_policy: CachePolicy
-    command: list[str]
-    stall_s: Seconds
-    wall_s: Seconds
-
-
-class SurfacePart(Part):
-    """Where it ran, and the ids that place gave it."""
-
-    name: Text
-    app_id: Observed[str]
-    call_id: Observed[str]
-    hostname: Observed[str]
-    boot_id: Observed[str]
-    virtualization: Observed[str]
-
-
-class TimesPart(Part):
-    """Wall-clock stamps may step; `duration_s` is from a clock that does not (absent when the supervisor was lost)."""
-
-    prepared_at: Stamp
-    sealed_at: Stamp
-    duration_s: Observed[float]
-
-
-class HardwareRequested(Part):
-    gpu: Text
-    nproc: Count
-
-
-class HardwareObserved(Part):
-    """The devices the ranks really used, and the host they sat in."""
-
-    device_class: Observed[str]
-    device_count: Observed[int]
-    device_names: Observed[list[str]]
-    device_uuids: Observed[list[str]]
-    memory_bytes: Observed[int]
-    driver: Observed[str]
-    cuda: Observed[str]
-    mig: Observed[bool]
-    ecc: Observed[bool]
-    power_limit_w: Observed[float]
-    sm_clock_max_mhz: Observed[int]
-    cpu_model: Observed[str]
-    cpu_logical: Observed[int]
-    cpu_usable: Observed[int]
-    cpu_flags_digest: Observed[str]
-    host_memory_bytes: Observed[int]
-    cgroup_memory_bytes: Observed[int]
-    cgroup_cpu_quota: Observed[float]
-    kernel: Observed[str]
-
-
-class HardwarePart(Part):
-    requested: HardwareRequested
-    observed: HardwareObserved
-
-
-class DistributedRequested(Part):
-    mode: Literal["single", "ddp", "fsdp2"]
-    world_size: Count
-
-
-class DistributedObserved(Part):
-    mode: Observed[str]
-    world_size: Observed[int]
-    backend: Observed[str]
-    ranks_reporting: Count
-    nodes: Observed[int]
-
-
-class DistributedPart(Part):
-    requested: DistributedRequested
-    observed: DistributedObserved
-
-
-class CompileObserved(Part):
-    posture: Observed[str]
-    compilations: Observed[int]
-    compile_s_max: Observed[float]
-    last_end_step: Observed[int]
-
-
-class CompilePart(Part):
-    requested: Literal["eager", "regional", "model"]
-    observed: CompileObserved
-
-
-class ImagePart(Part):
-    digest: Observed[Digest]
-    reference: Observed[str]
-
-
-class SourcePart(Part):
-    """`argv` is verbatim, but for values that look like secrets; `lanemark_digest` covers our own source files."""
-
-    commit: Observed[str]
-    dirty: Observed[bool]
-    repository_root: Observed[str]
-    lanemark_version: Text
-    lanemark_digest: Observed[Digest]
-    argv: list[str]
-    argv_redacted: bool
-
-
-class SettingPart(Part):
-    """One environment variable as a rank had it, and who set it. `value` is missing for `scrubbed` ones."""
-
-    name: Text
-    value: str | None = None
-    origin: Literal["lanemark", "operator", "scrubbed"]
-    reason: Text
-
-
-class EnvironmentPart(Part):
-    """The allow-listed snapshot and the settings applied to the ranks. No secret is ever stored."""
-
-    variables: dict[str, str]
-    settings: list[SettingPart]
-    python: Text
-    platform: Text
-
-
-class PackagePart(Part):
-    """One package that bears on the number. `record_digest` is of the installed RECORD file, which lists every file."""
-
-    name: Text
-    version: Observed[str]
-    record_digest: Observed[Digest]
-    imported: Observed[bool]
-
-
-class ToolchainPart(Part):
-    packages: list[PackagePart]
-    torch_build: Observed[str]
-    nccl: Observed[str]
-    cxx: Observed[str]
-
-
-class CacheInventory(Part):
-    """What a compile cache directory held: keys and binaries are counted apart, because keys alone prove nothing."""
-
-    files: Count
-    bytes: Count
-    keys: Count
-    binaries: Count
-    digest: Digest
-
-
-class StartupPart(Part):
-    declared: CachePolicy
-    state: Observed[StartupKind]
-    cache_directory: Observed[str]
-    cache_before: Observed[CacheInventory]
-    cache_after: Observed[CacheInventory]
-    host_uptime_s: Observed[float]
-    time_to_first_step_s: Observed[float]
-
-
-class ShardRef(Part):
-    name: Text
-    bytes: Count
-    tokens: Count
-    sha256: Observed[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
-
-
-class PathSeen(Part):
-    """One data file as one rank had it open: which mount, which file system, which class and why."""
-
-    rank: Count
-    name: Text
-    path_class: PathClass
-    filesystem: Text
-    mount_point: Text
-    mount_source: Text
-    reason: Text
-
-
-class DataPart(Part):
-    requested: DataAskedPart
-    dataset_digest: Observed[Digest]
-    tokenizer_digest: Observed[Digest]
-    manifest_verified: Observed[bool]
-    shards: list[ShardRef]
-    path_class: Observed[PathClass]
-    paths: list[PathSeen]
-    tokens_consumed: Observed[int]
-    token_parity: Observed[bool]
-
-
-class TransitionPart(Part):
-    state: Literal["prepared", "detached", "running", "ok", "error", "cancelled", "lost"]
-    at: Stamp
-    monotonic_s: Seconds | None = None
-    reason: Text
-
-
-class FindingPart(Part):
-    kind: Text
-    severity: Literal["note", "caveat", "failure"]
-    summary: Text
-    evidence: list[str]
-    rank: Count | None = None
-
-
-class CausePart(Part):
-    """The first cause of a failure: not the first rank to complain."""
-
-    kind: Text
-    summary: Text
-    rank: Count | None = None
-
-
-class RankExitPart(Part):
-    """How a rank's process ended, as the supervisor saw it. `signal_by` says whether the supervisor sent it."""
-
-    rank: Count
-    pid: Count
-    status: Observed[int]
-    signal: Observed[str]
-    signal_by: Literal["nobody", "supervisor", "other", "unknown"]
-    end_marker: bool
-    last_phase: Observed[str]
-    last_step: Observed[int]
-    exception: Observed[str]
-
-
-class OutcomePart(Part):
-    """`receipt` says whether the lane's figure may be quoted at all; `receipt_reason` says why, either way."""
-
-    state: Literal["ok", "error", "cancelled", "lost"]
-    receipt: bool
-    receipt_reason: Text
-    first_cause: CausePart | None = None
-    ranks: list[RankExitPart]
-
-
-class EvidencePart(Part):
-    name: Text
-    digest: Digest
-    bytes: Count
-    media_type: Text
-
-
-class WindowPart(Part):
-    """The declared window. Nothing measured may move its edges."""
-
-    steps: Count
-    warmup: Count
-    measured: Count
-
-
-class SplitPart(Part):
-    """Where the window's time went, seconds summed over the window, the slowest rank of each."""
-
-    window_s: Observed[float]
-    data_wait_s: Observed[float]
-    compile_s: Observed[float]
-    other_s: Observed[float]
-
-
-class StepTimePart(Part):
-    """Seconds of one global step: from one step's last rank's end to the next step's last rank's end."""
-
-    mean_s: Seconds
-    p50_s: Seconds
-    p95_s: Seconds
-    p99_s: Seconds
-    min_s: Seconds
-    max_s: Seconds
-    stalls: Count
-
-
-class SamplesPart(Part):
-    """Raw global step times, nanoseconds. Warm-up kept apart and never averaged in."""
-
-    unit: Literal["ns"]
-    warmup: list[Count]
-    measured: list[Count]
-
-
-class PhaseSpan(Part):
-    """One start-up phase of one rank, seconds since the attempt's launch."""
-
-    phase: Text
-    begin_s: float
-    end_s: float
-
-
-class TrainingRank(Part):
-    rank: Count
-    steps_recorded: Count
-    step_p50_s: Observed[float]
-    data_wait_s: Observed[float]
-    compile_s: Observed[float]
-    compile_end_s: Observed[float]
-    window_arrival_s: Observed[float]
-    first_step_s: Observed[float]
-    memory_peak_bytes: Observed[int]
-    tokens: Observed[int]
-    phases: list[PhaseSpan]
-
-
-class MemoryPart(Part):
-    """Peaks over the ranks (the largest). CUDA figures from the caching allocator; RSS from the kernel."""
-
-    allocated_peak_bytes: Observed[int]
-    reserved_peak_bytes: Observed[int]
-    rss_peak_bytes: Observed[int]
-
-
-class LossPart(Part):
-    first: Observed[float]
-    last: Observed[float]
-    finite: Observed[bool]
-
-
-class ModelPart(Part):
-    parameters: Observed[int]
-    parameters_active: Observed[int]
-    flops_per_token: Observed[float]
-
-
-class TrainingPart(Part):
-    """The training lane's own part: figures of the measured loop, or why there are none."""
-
-    window: WindowPart
-    tokens_per_step: Count
-    tokens_per_s: Observed[float]
-    step_time: Observed[StepTimePart]
-    samples: SamplesPart
-    split: SplitPart
-    ranks: list[TrainingRank]
-    memory: MemoryPart
-    loss: LossPart
-    model: ModelPart
-    mfu: Observed[float]
-    does_not_prove: list[Text]
+import copy
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, TypeAdapter
+
+from lanemark.records.case import LANES
+from lanemark.records.schema_envelope import (
+    CompilePart,
+    DataPart,
+    DistributedPart,
+    EnvironmentPart,
+    EvidencePart,
+    FindingPart,
+    HardwarePart,
+    ImagePart,
+    OutcomePart,
+    SourcePart,
+    StartupPart,
+    SurfacePart,
+    TimesPart,
+    ToolchainPart,
+    TransitionPart,
+)
+from lanemark.records.schema_parts import Digest, Many, Part, Positive, Text
+from lanemark.records.schema_promotion import PromotionCasePart, PromotionPart
+from lanemark.records.schema_sparse import SparseCasePart, SparsePart
+from lanemark.records.schema_training import TrainingCasePart, TrainingPart
+from lanemark.records.statement import RECORD_VERSION
+
+#: `$id` of the schema of all lanes; a lane's own has the lane's name behind it.
+SCHEMA_ID: Final = "urn:x-lanemark:schema:record:v1"
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_OUR_MINOR: Final = int(RECORD_VERSION.partition(".")[2])
 
 
 class Predicate(Part):
-    """One benchmark record of one lane."""
+    """What a record of every lane says."""
 
-    record_version: Annotated[str, Field(pattern=r"^1\.[0-9]{1,4}$")]
-    lane: Literal["training"]
-    run_id: Annotated[str, Field(pattern=r"^[a-z]+-[0-9]{8}T[0-9]{6}Z-[0-9a-z]{8}$")]
-    attempt: Annotated[int, Field(ge=1)]
-    plan_digest: Digest
-    assurance: Literal["self_attested", "ci_attested", "reproduced"]
-    case: CasePart
-    surface: SurfacePart
-    times: TimesPart
-    hardware: HardwarePart
-    distributed: DistributedPart
-    compile: CompilePart
-    image: ImagePart
-    source: SourcePart
-    environment: EnvironmentPart
-    toolchain: ToolchainPart
-    startup: StartupPart
-    data: DataPart
-    transitions: Annotated[list[TransitionPart], Field(min_length=1)]
-    findings: list[FindingPart]
-    outcome: OutcomePart
-    evidence: list[EvidencePart]
-    training: TrainingPart
+    record_version: Annotated[str, Field(pattern=r"^1\.[0-9]{1,4}$")] = Field(
+        description="MAJOR.MINOR. A newer minor may have fields that this version ignores; a newer major is refused."
+    )
+    run_id: Annotated[str, Field(pattern=r"^[a-z]+-[0-9]{8}T[0-9]{6}Z-[0-9a-z]{8}$")] = Field(
+        description="The attempt's id: lane, UTC time of preparation, random suffix."
+    )
+    attempt: Positive = Field(description="Which attempt at the case this was, from 1.")
+    plan_digest: Digest = Field(description="Digest of the case's canonical bytes: fixed before the run.")
+    assurance: Literal["self_attested", "ci_attested", "reproduced"] = Field(
+        description="Who says so: the machine itself, a build service, or a second machine as well."
+    )
+    surface: SurfacePart = Field(description="Where it ran.")
+    times: TimesPart = Field(description="When.")
+    hardware: HardwarePart = Field(description="On what.")
+    distributed: DistributedPart = Field(description="How ranks worked together.")
+    compile: CompilePart = Field(description="What was compiled.")
+    image: ImagePart = Field(description="In which container image.")
+    source: SourcePart = Field(description="From which sources, by which command.")
+    environment: EnvironmentPart = Field(description="With which settings.")
+    toolchain: ToolchainPart = Field(description="With which packages.")
+    startup: StartupPart = Field(description="From which starting line.")
+    data: DataPart = Field(description="Over which data path.")
+    transitions: Annotated[Many[TransitionPart], Field(min_length=1)] = Field(
+        description="Every state of the attempt, in order."
+    )
+    findings: Many[FindingPart] = Field(description="What detectors concluded.")
+    outcome: OutcomePart = Field(description="How it ended.")
+    evidence: Many[EvidencePart] = Field(description="The files that the record rests on.")
+
+
+class TrainingPredicate(Predicate):
+    """A record of the training lane: steady-state throughput of real training steps."""
+
+    lane: Literal["training"] = Field(description="The lane.")
+    case: TrainingCasePart = Field(description="The question.")
+    training: TrainingPart = Field(description="The lane's own part.")
+
+
+class SparsePredicate(Predicate):
+    """A record of the sparse lane: which backend really ran."""
+
+    lane: Literal["sparse"] = Field(description="The lane.")
+    case: SparseCasePart = Field(description="The question.")
+    sparse: SparsePart = Field(description="The lane's own part.")
+
+
+class PromotionPredicate(Predicate):
+    """A record of the promotion lane: is a kernel path accepted, and on what evidence."""
+
+    lane: Literal["promotion"] = Field(description="The lane.")
+    case: PromotionCasePart = Field(description="The question.")
+    promotion: PromotionPart = Field(description="The lane's own part.")
 
 
 class Subject(Part):
-    name: Text
-    digest: dict[str, str]
+    """What the statement is about, by digest: the case, and the image and commit where they were observed."""
+
+    name: Text = Field(description="`case`, `image` or `source`.")
+    digest: dict[str, str] = Field(description="Algorithm to hexadecimal digest, as in-toto has it.")
 
 
 class Statement(Part):
     """in-toto Statement v1 with our predicate (source: in-toto attestation framework, spec/v1/statement.md)."""
 
-    type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: Annotated[list[Subject], Field(min_length=1)]
-    predicateType: Literal["urn:x-lanemark:record:v1"]  # noqa: N815 - the specification's spelling
-    predicate: Predicate
+    type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")] = Field(
+        description="The envelope's type."
+    )
+    subject: Annotated[Many[Subject], Field(min_length=1)] = Field(description="What the statement is about.")
+    predicateType: Literal["urn:x-lanemark:record:v1"] = Field(  # noqa: N815 - the specification's spelling
+        description="Our predicate's type, with its major version."
+    )
+    predicate: Annotated[TrainingPredicate | SparsePredicate | PromotionPredicate, Field(discriminator="lane")] = Field(
+        description="The record proper."
+    )
 
 
-def json_schema() -> dict[str, Any]:
-    """The record's JSON Schema, draft 2020-12, with `$schema` and `$id` set."""
-    schema = TypeAdapter(Statement).json_schema(by_alias=True, mode="validation")
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "urn:x-lanemark:schema:record:v1",
-        **schema,
+#: Each lane's predicate: what `Statement` chooses from by `lane`.
+PREDICATES: Final[dict[str, type[Predicate]]] = {
+    "training": TrainingPredicate,
+    "sparse": SparsePredicate,
+    "promotion": PromotionPredicate,
+}
+assert tuple(PREDICATES) == LANES
+
+
+def json_schema(lane: str | None = None) -> dict[str, Any]:
+    """The record's JSON Schema, draft 2020-12, of one lane or of all.
+
+    Like our reader it has two readings: a record of our own minor or an older one may hold nothing that is not
+    defined, and one of a newer minor may hold more. Both are generated from the same classes.
+
+    Raises:
+        KeyError: there is no such lane.
+    """
+    strict = TypeAdapter(Statement).json_schema(by_alias=True, mode="validation", ref_template="#/$defs/{model}")
+    definitions = strict.pop("$defs")
+    kept = [PREDICATES[lane]] if lane is not None else list(PREDICATES.values())
+    strict["properties"]["predicate"] |= {"oneOf": [{"$ref": f"#/$defs/{predicate.__name__}"} for predicate in kept]}
+    del strict["properties"]["predicate"]["discriminator"]  # OpenAPI's word: JSON Schema has no such keyword
+    definitions["Statement"] = strict
+    newer = _opened(definitions)
+    known = "|".join(str(minor) for minor in range(_OUR_MINOR + 1))
+    for predicate in PREDICATES.values():
+        version = definitions[predicate.__name__]["properties"]["record_version"]
+        version["pattern"] = rf"^1\.(?=[0-9]{{1,4}}$)0*(?:{known})$"
+        newer["newer." + predicate.__name__]["properties"]["record_version"] = {
+            "type": "string", "pattern": rf"^1\.(?=[0-9]{{1,4}}$)(?!0*(?:{known})$)",
+        }  # fmt: skip
+    schema = {
+        "$schema": _DIALECT,
+        "$id": SCHEMA_ID + (f":{lane}" if lane is not None else ""),
+        "title": "Lanemark record" + (f" of the {lane} lane" if lane is not None else ""),
+        "oneOf": [{"$ref": "#/$defs/Statement"}, {"$ref": "#/$defs/newer.Statement"}],
     }
+    return {**schema, "$defs": _reachable(schema, {**definitions, **newer})}
+
+
+def _opened(definitions: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the definitions that admits unknown fields, for records of a newer minor."""
+
+    def opened(node: Any) -> Any:
+        if isinstance(node, list):
+            return [opened(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        out = {}
+        for key, value in node.items():
+            if key == "properties":
+                out[key] = {name: opened(schema) for name, schema in value.items()}
+            elif key == "$ref":
+                out[key] = value.replace("#/$defs/", "#/$defs/newer.")
+            elif key not in ("description", "title") and not (key == "additionalProperties" and value is False):
+                out[key] = opened(value)
+        return out
+
+    return {"newer." + name: opened(copy.deepcopy(schema)) for name, schema in definitions.items()}
+
+
+def _reachable(root: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The definitions that `root` needs: a lane's schema is not to carry the others'."""
+    needed: set[str] = set()
+    waiting = [root]
+    while waiting:
+        names = set(re.findall(r"'\$ref': '#/\$defs/([^']+)'", str(waiting.pop()))) - needed
+        needed |= names
+        waiting += [definitions[name] for name in names]
+    return {name: definitions[name] for name in sorted(needed)}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lanemark.records.case import LANES
 from lanemark.records.errors import RecordError
 from lanemark.report import tables
 from lanemark.report.asked import Asked, asked_rows
@@ -99,8 +100,16 @@ def record_view(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
         predicate: the statement's predicate, as plain JSON.
 
     Raises:
-        RecordError: `record-malformed`, when the document lacks what every record has.
+        RecordError: `record-malformed`, when the document lacks what every record has; `lane-not-shown` for a lane that
+            has no view.
     """
+    lane = predicate.get("lane")
+    if lane in LANES and lane != "training":
+        raise RecordError(
+            "lane-not-shown",
+            f"the record {visible(record_id)[:80]} is of the {lane} lane, which this version checks but does not show",
+            "read the file itself, and check it with `lanemark verify`",
+        )
     try:
         return _build(record_id, predicate)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:

@@ -18,7 +18,7 @@ import lanemark
 ROOT = Path(__file__).resolve().parents[3]
 STACK = ("torch", "numpy", "tokenizers")
 CLIENT = ("pydantic", "rich", "jinja2", "platformdirs", "pynvml", "cryptography", "modal")
-#: Rooms laid beside the ranks. `records.schema` is the one client-side module among them.
+#: Rooms laid beside the ranks. `records.schema` and the parts of it are the client-side modules among them.
 WORKER_ROOMS = ("records", "observe", "lanes", "measure", "launch", "diagnose", "collect")
 WORKER_LEDGER = ("lanemark.ledger.objects",)
 
@@ -66,7 +66,9 @@ def failures(names: list[str], blocked: tuple[str, ...], python: str = sys.execu
 
 
 def worker_modules() -> list[str]:
-    return [name for name in modules(*WORKER_ROOMS) if name != "lanemark.records.schema"] + list(WORKER_LEDGER)
+    return [name for name in modules(*WORKER_ROOMS) if not name.startswith("lanemark.records.schema")] + list(
+        WORKER_LEDGER
+    )
 
 
 def find_python310() -> str | None:

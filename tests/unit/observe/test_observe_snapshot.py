@@ -11,7 +11,8 @@ from lanemark.observe import snapshot as module
 from lanemark.observe.snapshot import host_snapshot
 from lanemark.records.encoding import decode, encode
 from lanemark.records.observation import Observation
-from lanemark.records.schema import CacheInventory, EnvironmentPart, HardwareObserved, ImagePart, Observed, PackagePart
+from lanemark.records.schema_envelope import CacheInventory, EnvironmentPart, HardwareObserved, ImagePart, PackagePart
+from lanemark.records.schema_parts import Observed
 
 PLANTED = "pl4ntedValue99"
 

@@ -49,6 +49,38 @@ def test_fields_of_a_newer_minor_are_ignored_and_kept_in_the_bytes():
     assert view.predicate["weather"] == {"sky": "blue"}
 
 
+def test_unknown_fields_of_a_newer_minor_may_stand_in_some_items_of_a_list_only():
+    doc = changed(record_version="1.7")
+    steps = doc["predicate"]["transitions"]
+    steps[1]["by"], steps[2]["host"], steps[2]["by"] = "a person", "bench-02", "a program"
+    doc["predicate"]["toolchain"]["packages"][2]["version"]["seen_by"] = "somebody"
+    doc["predicate"]["toolchain"]["packages"][0]["imported"]["seen_by"] = "somebody"
+    assert read_record(encode(doc)).predicate["transitions"][2]["host"] == "bench-02"
+    steps[2]["state"] = "fine"
+    with pytest.raises(RecordError, match=r"transitions\[2\]\.state"):
+        read_record(encode(doc))
+
+
+def test_a_newer_minor_whose_items_all_differ_is_refused_and_not_searched_for_ever():
+    doc = changed(record_version="1.7")
+    step = doc["predicate"]["transitions"][0]
+    doc["predicate"]["transitions"] = [{**step, f"field{place}": 1} for place in range(200)]
+    with pytest.raises(RecordError, match="newer Lanemark"):
+        read_record(encode(doc))
+
+
+def test_an_object_of_very_many_keys_is_refused_before_its_shape_is_looked_at():
+    with pytest.raises(RecordError, match="keys, more than 10000"):
+        read_record(encode(changed(**{f"k{place}": 0 for place in range(10_000)})))
+
+
+def test_a_list_of_very_many_wrong_items_is_one_complaint():
+    doc = changed()
+    doc["predicate"]["training"]["samples"]["measured"] = [-1] * 200_000
+    with pytest.raises(RecordError, match=r"measured\[0\]: .*equal to 0; get"):
+        read_record(encode(doc))
+
+
 def test_a_newer_minor_still_needs_what_its_major_needs():
     doc = changed(record_version="1.7", weather="blue")
     del doc["predicate"]["image"]
@@ -89,10 +121,26 @@ def test_what_is_no_version_is_refused(version):
 
 
 def test_several_problems_are_counted_and_no_value_is_quoted():
-    doc = changed(lane="s3cr3t", attempt="s3cr3t")
+    doc = changed(run_id="s3cr3t", attempt="s3cr3t")
     with pytest.raises(RecordError, match=r"and 1 more problem\)") as caught:
         read_record(encode(doc))
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lane", ["s3cr3t", 7, None, ["training"], {}])
+def test_an_unknown_lane_is_refused_without_quoting_it(lane):
+    with pytest.raises(RecordError, match=r"\$\.predicate\.lane is none of training, sparse, promotion") as caught:
+        read_record(encode(changed(lane=lane)))
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("predicate", [[], "x", 1, None, [["record_version", "1.0"]]])
+def test_a_predicate_that_is_no_object_is_refused(predicate):
+    doc = json.loads(BYTES)
+    doc["predicate"] = predicate
+    with pytest.raises(RecordError) as caught:
+        read_record(encode(doc))
+    assert caught.value.slug == "record-malformed"
 
 
 def test_paths_are_short_enough_for_a_line():

@@ -1,0 +1,90 @@
+"""Skimming: the few fields that a row shows, found in a record's bytes without parsing the rest. Pure.
+
+Rebuilding an index reads every record, and most of a record is per-rank detail, samples and toolchain. Parsing it all
+with the library's parser takes twice as long as the reading, hashing and indexing together. But our own writer leaves
+one exact form (`lanemark.records.encoding.encode`: sorted keys, no spaces), in which the head of every part can be
+found by a plain search, one after the other, and only the values behind a few heads are parsed.
+
+Why a search cannot be deceived by text inside a record: a quotation mark inside a JSON string is always escaped, so a
+head such as `,"outcome":{` never occurs within one. A key of that name elsewhere in the record could stand in a head's
+way only in a place that comes between two neighbouring heads, and there the schema has none.
+
+Whatever does not look exactly so is not skimmed: other lanes, other versions, other writers, spaces. `skim` then says
+None, and the caller parses the record whole. Standard library only: appending happens beside the ranks.
+"""
+
+from __future__ import annotations
+
+import re
+from json import JSONDecoder
+from typing import Any, Final
+
+_HEAD: Final = re.compile(
+    r'\{"_type":"https://in-toto\.io/Statement/v1","predicate":\{"assurance":"[a-z_]+","attempt":[0-9]+,"case":(?=\{)'
+)
+#: From the end of the outcome to the head of the source, neighbours all of them.
+_MIDDLE: Final = re.compile(
+    r'"receipt":(?P<receipt>true|false),"receipt_reason":"(?:[^"\\]|\\.)*","state":"(?P<outcome>[a-z]+)"\}'
+    r',"plan_digest":"(?P<plan_digest>sha256:[0-9a-f]{64})","record_version":"1\.0","run_id":"(?P<run_id>[0-9A-Za-z-]+)"'
+    r',"source":\{"argv":\['
+)
+_SEALED: Final = re.compile(r'"sealed_at":"(?P<sealed_at>[0-9TZ:.-]+)"\},"toolchain":\{')
+_TAIL: Final = '},"predicateType":"urn:x-lanemark:record:v1","subject":['
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_VALUE: Final = JSONDecoder(parse_constant=_no_constant).raw_decode
+
+
+def skim(data: bytes) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The case and what else a row shows of a training record in our writer's exact form; None for any other bytes.
+
+    Returns:
+        The case as plain JSON; and by name: `lane`, `run_id`, `plan_digest`, `sealed_at`, `outcome`, `receipt`, and as
+        observations `path_class`, `mode`, `world_size`, `device_class`, `commit`, `startup_state`, `step_time`,
+        `tokens_per_s`.
+    """
+    try:
+        text = data.decode("utf-8")
+        head = _HEAD.match(text)
+        if head is None:
+            return None
+        case, at = _VALUE(text, head.end())
+        place = text.index
+        of_data = place(',"data":{"dataset_digest":{', at)
+        distributed = place(',"distributed":{"observed":{', of_data)
+        environment = place(',"environment":{', distributed)
+        hardware = place(',"hardware":{"observed":{', environment)
+        image = place(',"image":{"digest":{', hardware)
+        outcome = place(',"lane":"training","outcome":{', image)
+        middle = _MIDDLE.match(text, place('"receipt":', outcome))
+        if middle is None:
+            return None
+        startup = place(',"startup":{"cache_after":{', middle.end())
+        surface = place(',"surface":{"app_id":{', startup)
+        times = place(',"times":{"duration_s":{', surface)
+        sealed = _SEALED.match(text, place('"sealed_at":"', times))
+        if sealed is None:
+            return None
+        part = place(',"training":{"does_not_prove":[', sealed.end())
+        tail = text.rindex(_TAIL, part)
+        found = {
+            **middle.groupdict(),
+            "lane": "training",
+            "receipt": middle["receipt"] == "true",
+            "sealed_at": sealed["sealed_at"],
+            "path_class": _VALUE(text, place('"path_class":{', of_data, distributed) + 13)[0],
+            "mode": _VALUE(text, place('"mode":{', distributed, environment) + 7)[0],
+            "world_size": _VALUE(text, place('"world_size":{', distributed, environment) + 13)[0],
+            "device_class": _VALUE(text, place('"device_class":{', hardware, image) + 15)[0],
+            "commit": _VALUE(text, place('"commit":{', middle.end(), startup) + 9)[0],
+            "startup_state": _VALUE(text, place('"state":{', startup, surface) + 8)[0],
+            "step_time": _VALUE(text, place('"step_time":{', part, tail) + 12)[0],
+            "tokens_per_s": _VALUE(text, place('"tokens_per_s":{', part, tail) + 15)[0],
+        }
+    except ValueError:  # not UTF-8, a head or a key that is not there, a value that is no JSON
+        return None
+    return case, found
