@@ -166,6 +166,21 @@ def test_collect_with_nothing_to_do_is_healthy(finished: tuple[Path, dict[str, A
     assert json.loads(done.stdout)["runs"][0]["state"] == "ok"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only file system needs root")
+def test_a_read_only_home_is_refused_and_still_readable(tmp_path: Path) -> None:
+    made = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(made, check=False, capture_output=True).returncode != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        refused = lanemark(tmp_path, "run", "training", "--data", "synthetic")
+        assert (refused.returncode, "[home-unwritable]" in refused.stderr) == (4, True)
+        assert "LANEMARK_HOME" in refused.stderr
+        for verb in ("list", "runs", "collect"):
+            assert lanemark(tmp_path, verb).returncode == 0
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def started(home: Path, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*LANEMARK, "run", "training", "--nproc", "2", "--data", "synthetic", "--steps", "2000", "--warmup", "1", *args],
