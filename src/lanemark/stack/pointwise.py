@@ -25,18 +25,19 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
-        unit = x * scale
-        ctx.save_for_backward(unit, scale, weight)
-        normed: Tensor = unit * weight
+        ctx.save_for_backward(x, scale, weight)
+        normed: Tensor = (x * scale).mul_(weight)
         return normed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        unit, scale, weight = ctx.saved_tensors
-        # Both what the weight gets and what is taken away along x are sums of this product.
-        product = grad * unit
-        along = (product @ weight).div_(-unit.shape[-1]).unsqueeze(-1)
-        return (grad * weight).addcmul_(unit, along).mul_(scale), product.flatten(0, -2).sum(0)
+        x, scale, weight = ctx.saved_tensors
+        # Both what the weight gets and what is taken away along x are weighted sums of this product.
+        product = grad * x
+        along = (product @ weight).unsqueeze(-1).mul_(scale.pow(3)).div_(-x.shape[-1])
+        grad_weight = product.flatten(0, -2).t() @ scale.flatten()
+        return (grad * weight).mul_(scale).addcmul_(x, along), grad_weight
 
 
 class RmsNorm(nn.Module):
