@@ -134,9 +134,13 @@ def distribute(
     model.to_empty(device=device)
     model.reset_parameters(seed)
     if mode == "ddp":
-        # Gradients are views of the reduction's buckets: one copy less a step (torch DDP documentation).
+        # Gradients are views of the reduction's buckets: one copy less a step. The only buffer, the rotary table, is
+        # the same on every rank from the start: sending it before each forward would measure nothing of the model.
         return DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
         )
     return model
 
