@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from lanemark.launch.processes import read_stat
 from lanemark.measure.beacon import BeaconError, BeaconView, read_beacon
 from lanemark.records.shards import header
 
@@ -188,6 +189,12 @@ def started(home: Path, *args: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def lives(pid: int) -> bool:
+    """Whether a process runs. A zombie does not: whoever adopted it may take its time to collect its status."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state != "Z"
+
+
 def test_a_killed_rank_of_the_real_stack_is_named_and_its_peer_is_not_blamed(tmp_path: Path) -> None:
     """Gloo makes the survivor complain of a closed connection; the record must not take its word."""
     process = started(tmp_path, "--json")
@@ -214,7 +221,7 @@ def test_ctrl_c_cancels_and_leaves_a_record(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert "cancelled" in out
     for page in seen:
-        assert not Path(f"/proc/{page.pid}").exists()
+        assert not lives(page.pid)
 
 
 def test_kill_9_of_the_command_is_sealed_by_the_next_runs(tmp_path: Path) -> None:
@@ -222,7 +229,7 @@ def test_kill_9_of_the_command_is_sealed_by_the_next_runs(tmp_path: Path) -> Non
     seen = wait_for(lambda: pages(tmp_path, 2))
     process.kill()
     process.communicate()
-    wait_for(lambda: not any(Path(f"/proc/{page.pid}").exists() for page in seen), timeout_s=20)
+    wait_for(lambda: not any(lives(page.pid) for page in seen), timeout_s=20)
     runs = lanemark(tmp_path, "runs", "--json")
     assert [run["state"] for run in json.loads(runs.stdout)["runs"]] == ["lost"]
     assert "sealed as lost" in runs.stderr

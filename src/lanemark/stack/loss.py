@@ -37,24 +37,27 @@ class _HeadLoss(torch.autograd.Function):
             x, target = x_ND[rows], target_N[rows].unsqueeze(1)
             probability = (x @ weight_VD.t()).softmax(-1, dtype=torch.float32)
             total -= probability.gather(1, target).clamp_min_(_TINY).log_().sum()
-            # In place, the probabilities become the gradient of the logits (up to 1/N).
+            # In place, the probabilities become N times the gradient of the logits. The 1/N goes to the narrow sides
+            # of the products below: over the logits or the weights it would be a pass of its own.
             probability.scatter_add_(1, target, probability.new_full(target.shape, -1.0))
             gradient = probability.to(x.dtype)
-            grad_ND[rows] = gradient @ weight_VD
-            part = gradient.t() @ x
+            grad_ND[rows] = (gradient @ weight_VD).mul_(1.0 / count)
+            part = gradient.t() @ (x * (1.0 / count))
             # Several slices are summed in fp32, whatever the products are in.
             grad_VD = part if grad_VD is None else grad_VD.float().add_(part)
         assert grad_VD is not None, "a batch has tokens"
         ctx.save_for_backward(grad_ND, grad_VD.to(weight_VD.dtype))
-        ctx.count = count
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_ND, grad_VD = ctx.saved_tensors
-        share = grad / ctx.count
-        return grad_ND.mul_(share), grad_VD.mul_(share), None
+        # The mean's 1/N is in already. What is left is 1 unless batches are accumulated; looking is free on a CPU only.
+        if grad.is_cuda or grad.item() != 1.0:
+            grad_ND.mul_(grad)
+            grad_VD.mul_(grad)
+        return grad_ND, grad_VD, None
 
 
 def head_loss(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:

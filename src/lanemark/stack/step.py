@@ -54,7 +54,8 @@ def make_step(
         loss = forward_backward(batches[-1], share)
         torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         return loss if total is None else (total + loss) * share
 
     return step
