@@ -145,7 +145,8 @@ def loop_vs_bare(directory: Path, pairs: int = 240, block: int = 2) -> dict[str,
         "unit": "ratio of throughput",
         "target": ">= 0.99",
         "ok": value >= 0.99,
-        "method": f"{recipe.name}, 1 thread, eager fp32; median of {pairs} interleaved pairs of {block}-step blocks, processor time",
+        "method": f"{recipe.name}, 1 thread, eager fp32;"
+        f" median of {pairs} interleaved pairs of {block}-step blocks, processor time",
     }
 
 
