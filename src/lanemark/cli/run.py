@@ -124,7 +124,7 @@ class Watcher:
         compiling = [page.rank for page in pages if page.phase == "compile"]
         if compiling:
             ranks = ", ".join(map(str, sorted(compiling)))
-            return f"compiling on rank{'s' if len(compiling) > 1 else ''} {ranks}, step {max(slowest.step, 0)} of {total}"
+            return f"compiling on rank {ranks}, step {max(slowest.step, 0)} of {total}"
         if slowest.phase in ("warmup", "window") or slowest.step > 0:
             where = "warm-up" if slowest.step < self._case.warmup else "measuring"
             return f"{where}, step {min(slowest.step, total)} of {total}"
