@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from lanemark.launch.processes import read_stat
 from lanemark.measure.beacon import BeaconError, BeaconView, read_beacon
 from lanemark.records.shards import header
 
@@ -166,11 +167,32 @@ def test_collect_with_nothing_to_do_is_healthy(finished: tuple[Path, dict[str, A
     assert json.loads(done.stdout)["runs"][0]["state"] == "ok"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only file system needs root")
+def test_a_read_only_home_is_refused_and_still_readable(tmp_path: Path) -> None:
+    made = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(made, check=False, capture_output=True).returncode != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        refused = lanemark(tmp_path, "run", "training", "--data", "synthetic")
+        assert (refused.returncode, "[home-unwritable]" in refused.stderr) == (4, True)
+        assert "LANEMARK_HOME" in refused.stderr
+        for verb in ("list", "runs", "collect"):
+            assert lanemark(tmp_path, verb).returncode == 0
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def started(home: Path, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*LANEMARK, "run", "training", "--nproc", "2", "--data", "synthetic", "--steps", "2000", "--warmup", "1", *args],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(home),
     )  # fmt: skip
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs. A zombie does not: whoever adopted it may take its time to collect its status."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state != "Z"
 
 
 def test_a_killed_rank_of_the_real_stack_is_named_and_its_peer_is_not_blamed(tmp_path: Path) -> None:
@@ -199,7 +221,7 @@ def test_ctrl_c_cancels_and_leaves_a_record(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert "cancelled" in out
     for page in seen:
-        assert not Path(f"/proc/{page.pid}").exists()
+        assert not lives(page.pid)
 
 
 def test_kill_9_of_the_command_is_sealed_by_the_next_runs(tmp_path: Path) -> None:
@@ -207,7 +229,7 @@ def test_kill_9_of_the_command_is_sealed_by_the_next_runs(tmp_path: Path) -> Non
     seen = wait_for(lambda: pages(tmp_path, 2))
     process.kill()
     process.communicate()
-    wait_for(lambda: not any(Path(f"/proc/{page.pid}").exists() for page in seen), timeout_s=20)
+    wait_for(lambda: not any(lives(page.pid) for page in seen), timeout_s=20)
     runs = lanemark(tmp_path, "runs", "--json")
     assert [run["state"] for run in json.loads(runs.stdout)["runs"]] == ["lost"]
     assert "sealed as lost" in runs.stderr

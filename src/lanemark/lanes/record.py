@@ -9,8 +9,8 @@ from lanemark.lanes.figures import last_compiling_step
 from lanemark.lanes.presets import Preset
 from lanemark.lanes.reports import AttemptFacts, agreed, looked_up
 from lanemark.lanes.training import rank_tokens, receipt, training_part
-from lanemark.observe.data_path import combine
 from lanemark.observe.gpu_names import gpu_matches, peak_flops
+from lanemark.observe.path_class import combine
 from lanemark.observe.startup import contradicts, startup_state
 from lanemark.records.case import parse_gpu
 from lanemark.records.finding import Finding

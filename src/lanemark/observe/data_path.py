@@ -243,23 +243,6 @@ def classify_file(path: str | os.PathLike[str]) -> SeenPath:
     return _row(sight, name, sight.mount_of_path(real), real)
 
 
-def combine(classes: Sequence[str]) -> Observation[str]:
-    """One class for all files of all ranks, or `mixed`. Pure.
-
-    Unavailable when nothing was open, or when any file's class is `unknown`: the unseen one could be any of them.
-    """
-    source = "open files of the ranks (fdinfo, maps, mountinfo)"
-    if not classes:
-        return unavailable(source, "no data file was open when the ranks were looked at")
-    unknown = sum(name == "unknown" for name in classes)
-    if unknown:
-        return unavailable(
-            source, f"{unknown} of {len(classes)} open files are on storage that cannot be told from here"
-        )
-    distinct = set(classes)
-    return observed(distinct.pop() if len(distinct) == 1 else "mixed", source)
-
-
 def parse_io(text: str) -> dict[str, int]:
     """`/proc/PID/io`: counters in bytes and calls. Raises ValueError when it is anything else."""
     rows = [line.partition(":") for line in text.splitlines() if line.strip()]

@@ -8,7 +8,7 @@ Each parameter draws from a generator seeded by its own name, on its own device,
 the whole draw: weights are the same in every mode and at every world size, on one kind of device.
 
 Shape suffixes: B sequences, L tokens, D width, H query heads, G key/value heads, C = H + 2 G, P head dimension,
-R = P / 2 rotary pairs, V ids.
+R = P / 2 rotary pairs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanemark.lanes.presets import BALANCE_WEIGHT, INIT_STD, Preset
+from lanemark.stack.loss import head_loss
 from lanemark.stack.moe import RoutedFeedForward
-from lanemark.stack.pointwise import RmsNorm, cross_entropy, rotary_table, rotate
+from lanemark.stack.pointwise import RmsNorm, rotary_table, rotate
 
 #: Projections that add to the residual stream: drawn smaller, by 1/√(2·depth) (GPT-2, section 2.3).
 _RESIDUAL = ("attention.out.weight", "feed_forward.down.weight", "feed_forward.down_EFD")
@@ -113,8 +114,7 @@ class Decoder(nn.Module):
         balance = torch.zeros((), device=x_BLD.device, dtype=torch.float32)
         for block in self.blocks:
             x_BLD, balance = block(x_BLD, self.table_L1R2, balance)
-        logits_BLV = self.head(self.norm(x_BLD))
-        loss = cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten())
+        loss = head_loss(self.norm(x_BLD).flatten(0, 1), self.head.weight, targets_BL.flatten())
         if self.preset.num_experts:
             return loss + BALANCE_WEIGHT / self.preset.depth * balance, loss.detach()
         return loss, loss.detach()

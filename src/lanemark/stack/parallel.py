@@ -15,7 +15,8 @@ observed.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Final, Literal
+import inspect
+from typing import Any, Final, Literal
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,13 @@ from lanemark.stack.model import Decoder
 
 #: Device types whose AdamW has a fused kernel (torch.optim documentation, `fused`).
 _FUSED_DEVICES: Final = ("cpu", "cuda")
+
+#: torch 2.13 renamed `broadcast_buffers` and warns about the old name; 2.11 knows only that one.
+_NO_BUFFER_SYNC: Final = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers"
+)
 
 
 def choose_device(local_rank: int) -> torch.device:
@@ -134,10 +142,12 @@ def distribute(
     model.to_empty(device=device)
     model.reset_parameters(seed)
     if mode == "ddp":
-        # Gradients are views of the reduction's buckets: one copy less a step (torch DDP documentation).
-        return DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
-        )
+        # Gradients are views of the reduction's buckets: one copy less a step. The only buffer, the rotary table, is
+        # the same on every rank from the start: sending it before each forward would measure nothing of the model.
+        options: dict[str, Any] = {_NO_BUFFER_SYNC: False, "gradient_as_bucket_view": True}
+        if device.type == "cuda":
+            options["device_ids"] = [device.index]
+        return DistributedDataParallel(model, **options)
     return model
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lanemark.lanes.presets import CLIP_NORM
@@ -52,12 +53,27 @@ def make_step(
                 loss = forward_backward(batch, share)
             total = loss if total is None else total + loss
         loss = forward_backward(batches[-1], share)
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        clip_gradients(parameters)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         return loss if total is None else (total + loss) * share
 
     return step
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Scale all gradients so that their norm, over the whole model, is at most `CLIP_NORM`.
+
+    On a CPU the norm can be looked at for nothing, and gradients that are small enough are left as they are. On CUDA
+    looking would wait for the device, so there they are always multiplied, by a factor that is mostly 1.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()  # sums the shards' squares over the ranks: all of them decide alike
+    if norm.is_cuda or not norm.item() <= CLIP_NORM:  # a NaN norm is not small
+        torch.nn.utils.clip_grads_with_norm_(parameters, CLIP_NORM, norm)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lanemark.observe.data_path import combine, parse_io
+from lanemark.observe.data_path import parse_io
 from lanemark.observe.mounts import (
     BlockDevice,
     Mount,
@@ -17,6 +17,7 @@ from lanemark.observe.mounts import (
     seen_on,
     unescape,
 )
+from lanemark.observe.path_class import combine
 
 ASSETS = Path(__file__).parents[2] / "assets" / "observe"
 TEXT = (ASSETS / "mountinfo.txt").read_text()

@@ -11,8 +11,9 @@ import torch.nn.functional as F  # noqa: N812
 
 from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.stack.describe import describe, main
-from lanemark.stack.model import Attention, Decoder, count_parameters, rotary_tables, rotate
+from lanemark.stack.model import Attention, Decoder, count_parameters
 from lanemark.stack.parallel import build
+from lanemark.stack.pointwise import rotary_table, rotate
 
 TINY = dataclasses.replace(
     preset("diagnostic"), width=32, num_heads=4, num_kv_heads=2, head_dim=8, ffn_width=48, vocab=64, sequence=16
@@ -101,7 +102,7 @@ def test_no_token_sees_a_later_one(recipe: Preset):
         for parameter in model.parameters():
             parameter.mul_(5.0)
     seen: list[torch.Tensor] = []
-    model.head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model.norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     tokens = torch.randint(0, recipe.vocab, (1, 16), generator=torch.Generator().manual_seed(0))
     changed = tokens.clone()
     changed[0, 9] = (changed[0, 9] + 1) % recipe.vocab
@@ -111,44 +112,24 @@ def test_no_token_sees_a_later_one(recipe: Preset):
     assert not torch.allclose(seen[0][0, 9:], seen[1][0, 9:], atol=1e-3)
 
 
-def test_rotation_keeps_lengths_and_depends_on_the_distance_only():
-    cos, sin = rotary_tables(32, 8, "cpu")
-    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
-    turned_q, turned_k = rotate(q.expand(1, 32, 1, 8), cos, sin), rotate(k.expand(1, 32, 1, 8), cos, sin)
-    assert torch.allclose(turned_q.norm(dim=-1), q.norm().expand(1, 32, 1), atol=1e-5)
-    assert torch.allclose(turned_q[:, 0], q[:, 0])
-    scores = turned_q[0, :, 0] @ turned_k[0, :, 0].T
-    for distance in (1, 7):
-        diagonal = scores.diagonal(distance)
-        assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
-
-
-def test_rotation_is_done_in_fp32_and_given_back_in_bf16():
-    cos, sin = rotary_tables(4096, 8, "cpu")
-    x = torch.randn(1, 4096, 1, 8, dtype=torch.bfloat16)
-    turned = rotate(x, cos, sin)
-    assert turned.dtype == torch.bfloat16
-    assert torch.equal(turned, rotate(x.float(), cos, sin).bfloat16())
-
-
 def test_grouped_query_attention_is_the_written_out_one():
     attention = Attention(TINY)
-    cos, sin = rotary_tables(16, 8, "cpu")
+    table = rotary_table(16, 8, "cpu")
     x = torch.randn(2, 16, 32)
     q, k, v = attention.qkv(x).split([32, 16, 16], dim=-1)
-    q, k = (rotate(part.unflatten(-1, (-1, 8)), cos, sin).transpose(1, 2) for part in (q, k))
+    q, k = (rotate(part.unflatten(-1, (-1, 8)), table).transpose(1, 2) for part in (q, k))
     v = v.unflatten(-1, (-1, 8)).transpose(1, 2)
     k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)  # heads 0 and 1 share the first key head
     scores = q @ k.transpose(-1, -2) / math.sqrt(8)
     scores = scores.masked_fill(torch.ones(16, 16).triu(1).bool(), -math.inf)
     expected = attention.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
-    assert torch.allclose(attention(x, cos, sin), expected, atol=1e-5)
+    assert torch.allclose(attention(x, table), expected, atol=1e-5)
 
 
 def test_the_feed_forward_is_swiglu():
     feed_forward = made(TINY).blocks[0].feed_forward
     x = torch.randn(3, 32)
-    gate, up = feed_forward.gate_up.weight.split(48)
+    gate, up = feed_forward.gate.weight, feed_forward.up.weight
     expected = (F.silu(x @ gate.T) * (x @ up.T)) @ feed_forward.down.weight.T
     assert torch.allclose(feed_forward(x), expected, atol=1e-6)
 
