@@ -27,11 +27,13 @@ def main(args: list[str]) -> int:
 
 def _rules() -> str:
     """What a schema cannot say: the rules of every lane with their reasons, Markdown."""
-    from lanemark.lanes.common_rules import COMMON_RULES
-    from lanemark.lanes.rules import RULES
+    from lanemark.lanes.rules import rules_of
+    from lanemark.lanes.shared_rules import SHARED_RULES
 
-    tables = [("every lane", COMMON_RULES)]
-    tables += [(f"the {lane} lane", tuple(rule for rule in RULES[lane] if rule not in COMMON_RULES)) for lane in LANES]
+    tables = [("every lane", SHARED_RULES)]
+    tables += [
+        (f"the {lane} lane", tuple(rule for rule in rules_of(lane) if rule not in SHARED_RULES)) for lane in LANES
+    ]
     lines = [
         "",
         "## Rules",

@@ -1,4 +1,4 @@
-"""Ask a record every rule of its lane. The rules themselves are tables: `common_rules` and one table a lane.
+"""Ask a record every rule of its lane. The rules themselves are tables: `shared_rules` and one table a lane.
 
 A well-formed record can still lie, and a schema cannot tell. Each rule looks at the plain JSON of a record's predicate
 and answers None or the problem in one sentence. They are asked twice: by the sealing code before the bytes are fixed,
@@ -9,20 +9,32 @@ Rules judge one record by itself. Whether two may be compared is `lanemark.judge
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
 
-from lanemark.lanes.common_rules import COMMON_RULES
-from lanemark.lanes.promotion_rules import PROMOTION_RULES
 from lanemark.lanes.rule import Broken, Doc, Rule
-from lanemark.lanes.sparse_rules import SPARSE_RULES
-from lanemark.lanes.training_rules import TRAINING_RULES
+from lanemark.lanes.shared_rules import SHARED_RULES
 
-#: Lane to its rules, the lane's own first. Order is the order of reports.
-RULES: Final[dict[str, tuple[Rule, ...]]] = {
-    "training": (*TRAINING_RULES, *COMMON_RULES),
-    "sparse": (*SPARSE_RULES, *COMMON_RULES),
-    "promotion": (*PROMOTION_RULES, *COMMON_RULES),
-}
+
+@cache
+def rules_of(lane: object) -> tuple[Rule, ...]:
+    """The rules of one lane, its own first; the shared ones alone for what names no lane. Order is that of reports.
+
+    A lane's table is imported when it is first asked for: whoever seals a training record has no use for the others,
+    and leaving a record is on the clock.
+    """
+    if lane == "training":
+        from lanemark.lanes.training_rules import TRAINING_RULES
+
+        return (*TRAINING_RULES, *SHARED_RULES)
+    if lane == "sparse":
+        from lanemark.lanes.sparse_rules import SPARSE_RULES
+
+        return (*SPARSE_RULES, *SHARED_RULES)
+    if lane == "promotion":
+        from lanemark.lanes.promotion_rules import PROMOTION_RULES
+
+        return (*PROMOTION_RULES, *SHARED_RULES)
+    return SHARED_RULES
 
 
 def broken_rules(predicate: Doc) -> tuple[Broken, ...]:
@@ -36,7 +48,7 @@ def broken_rules(predicate: Doc) -> tuple[Broken, ...]:
     """
     broken = []
     lane = predicate.get("lane") if isinstance(predicate, dict) else None
-    for rule in RULES.get(lane, COMMON_RULES) if isinstance(lane, str) else COMMON_RULES:
+    for rule in rules_of(lane if isinstance(lane, str) else None):
         try:
             problem = rule.check(predicate)
         except Exception as error:  # the document is not even shaped like a record; that is no reason to pass it

@@ -10,7 +10,7 @@ import pytest
 
 from lanemark.lanes.promotion_rules import PROMOTION_RULES
 from lanemark.lanes.readiness import owed, rungs_needed
-from lanemark.lanes.rules import RULES, broken_rules
+from lanemark.lanes.rules import broken_rules, rules_of
 from lanemark.records.terms import RUNGS, fro_limit, row_limit
 
 CORPUS = Path(__file__).parents[2] / "assets" / "records"
@@ -152,7 +152,7 @@ def test_what_is_no_lie_is_accepted(name, changes):
 
 def test_every_rule_of_the_lane_has_a_case_it_refuses():
     assert {rule.name for rule in PROMOTION_RULES} <= {rule for rule, _, _ in REFUSED}
-    assert {rule for rule, _, _ in REFUSED} <= {rule.name for rule in RULES["promotion"]}
+    assert {rule for rule, _, _ in REFUSED} <= {rule.name for rule in rules_of("promotion")}
 
 
 @pytest.mark.parametrize("name", sorted(GOOD))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lanemark.lanes.common_rules import COMMON_RULES
-from lanemark.lanes.rules import RULES, broken_rules
+from lanemark.lanes.rules import broken_rules, rules_of
+from lanemark.lanes.shared_rules import SHARED_RULES
 
 CORPUS = Path(__file__).parents[2] / "assets" / "records"
 EVERY = {path.stem: json.loads(path.read_bytes())["predicate"] for path in (CORPUS / "good").glob("*.json")}
@@ -233,7 +233,7 @@ def test_what_is_no_lie_is_accepted(name, changes):
 
 
 def test_every_rule_has_a_case_it_refuses():
-    assert {rule.name for rule in RULES["training"]} == {rule for rule, _, _ in REFUSED}
+    assert {rule.name for rule in rules_of("training")} == {rule for rule, _, _ in REFUSED}
 
 
 def test_figures_worked_out_by_hand():
@@ -247,7 +247,7 @@ def test_figures_worked_out_by_hand():
 @pytest.mark.parametrize("doc", [{}, {"outcome": {}}, {"outcome": None, "training": [], "case": "x"}])
 def test_what_is_no_record_breaks_rules_and_raises_nothing(doc):
     broken = broken_rules(doc)
-    assert len(broken) > len(COMMON_RULES) // 2
+    assert len(broken) > len(SHARED_RULES) // 2
     assert any("cannot be judged" in item.problem for item in broken)
 
 

@@ -240,7 +240,7 @@ def _observed_needs_a_probe(doc: Doc) -> str | None:
 
 
 #: The rules of every lane. Order is the order of reports: what may be quoted first, form last.
-COMMON_RULES: Final[tuple[Rule, ...]] = (
+SHARED_RULES: Final[tuple[Rule, ...]] = (
     Rule("lane-part-alone", "A good result in one lane is no evidence for another.", _lane_part_alone),
     Rule("receipt-needs-ok", "A run that failed is no benchmark of anything.", _receipt_needs_ok),
     Rule("requested-mirrors-case", "What was asked for is the case and only the case.", _requested_mirrors_case),
