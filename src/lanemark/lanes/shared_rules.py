@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from lanemark.lanes.rule import Doc, Rule, is_ok, is_receipt, nulls, observations, short
+from lanemark.lanes.rule import Doc, Rule, containers, is_ok, is_receipt, nulls, observations, short
 from lanemark.observe.gpu_names import gpu_matches
 from lanemark.records.case import LANES, parse_gpu
 from lanemark.records.observation import value_of
@@ -55,6 +55,10 @@ def _requested_mirrors_case(doc: Doc) -> str | None:
 
 
 def _observed_is_not_declared(doc: Doc) -> str | None:
+    named = (each for each in containers(doc) if isinstance(each, dict) and each.get("status") == "observed")
+    sources = {str(each.get("source", "")) for each in named}
+    if not any(_DECLARED.search(source) for source in sources):
+        return None
     for path, seen in observations(doc, ""):
         if seen.get("status") == "observed" and _DECLARED.search(str(seen.get("source", ""))):
             return f"{path} is called observed and its source is {short(seen['source'])}"
@@ -197,6 +201,8 @@ def _says_what_it_does_not_prove(doc: Doc) -> str | None:
 
 
 def _no_null(doc: Doc) -> str | None:
+    if not any(None in (each.values() if isinstance(each, dict) else each) for each in containers(doc)):
+        return None
     path = next(iter(nulls(doc, "")), None)
     return None if path is None else f"{path} is null, which says nothing about why there is no value"
 
