@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Final
 
 from lanemark.cli.asked import one_of, whole
@@ -48,14 +47,14 @@ def _json(rows: Iterable[IndexRow]) -> None:
     sys.stdout.write('{"records": [')
     between = "\n"
     for row in rows:
-        sys.stdout.write(between + json.dumps(asdict(row), ensure_ascii=False, allow_nan=False))
+        sys.stdout.write(between + json.dumps(row._asdict(), ensure_ascii=False, allow_nan=False))
         between = ",\n"
     sys.stdout.write("\n]}\n")
 
 
 def _jsonl(rows: Iterable[IndexRow]) -> None:
     for row in rows:
-        sys.stdout.write(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(row._asdict(), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _csv(rows: Iterable[IndexRow]) -> None:
@@ -68,7 +67,7 @@ def _table(rows: Iterable[IndexRow]) -> None:
     """Columns as wide as their widest cell, so every row is needed before the first line."""
     from lanemark.report.terminal import table
 
-    shown = [asdict(row) for row in rows]
+    shown = [row._asdict() for row in rows]
     if not shown:
         print("no record matches; `lanemark run training` makes one")
         return

@@ -13,7 +13,6 @@ import csv
 import importlib
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -26,7 +25,7 @@ from lanemark.records.errors import GateRefused, LanemarkError
 if TYPE_CHECKING:
     from lanemark.ledger.ledger import Ledger
 
-COLUMNS: Final = tuple(f.name for f in fields(IndexRow))
+COLUMNS: Final = IndexRow._fields
 #: Rows to a Parquet row group: enough for its compression to work on, a few megabytes of memory.
 _GROUP_ROWS: Final = 20_000
 _values: Final = attrgetter(*COLUMNS)

@@ -22,7 +22,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lanemark.ledger.copies import ObjectStore, record_name
@@ -40,7 +39,7 @@ _T = TypeVar("_T")
 #: "LMIX": the first half of the advisory lock's name, so that it meets no other application's in a shared database.
 LOCK_CLASS: Final = 0x4C4D4958
 _MIGRATION_LOCK: Final = 1
-_COLUMNS: Final = tuple(f.name for f in fields(IndexRow))
+_COLUMNS: Final = IndexRow._fields
 _WHOLE: Final = "world_size"
 _REAL: Final = ("tokens_per_s", "step_p50_s")
 _REQUIRED: Final = ("id", "run_id", "lane", "preset", "created", "outcome", "receipt")
@@ -178,7 +177,7 @@ class PostgresIndex:
                 bad.append(BadFile(record_name(fetched.record_id), problem))
                 unusable.add(fetched.record_id)
                 continue
-            if known.get(row.id) != astuple(_clean(row)):
+            if known.get(row.id) != _clean(row):
                 batch.append(row)
                 written += 1
             if len(batch) >= _BATCH:
@@ -214,7 +213,7 @@ class PostgresIndex:
             f"ON CONFLICT (ledger, id) DO UPDATE SET {changes}"
         )
         with db.transaction(), db.cursor() as cursor:
-            cursor.executemany(text.encode(), [(self._ledger, *astuple(_clean(row))) for row in rows])
+            cursor.executemany(text.encode(), [(self._ledger, *_clean(row)) for row in rows])
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
@@ -311,4 +310,4 @@ def _storable(value: Any) -> Any:
 
 
 def _clean(row: IndexRow) -> IndexRow:
-    return IndexRow(*(_storable(value) for value in astuple(row)))
+    return IndexRow(*(_storable(value) for value in row))

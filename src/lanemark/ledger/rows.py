@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple
 
 from lanemark.ledger.skim import skim
@@ -19,8 +18,7 @@ from lanemark.records.encoding import decode, safe_text
 from lanemark.records.observation import value_of
 
 
-@dataclass(frozen=True)
-class IndexRow:
+class IndexRow(NamedTuple):
     """One record as listed.
 
     Attributes:
@@ -55,7 +53,7 @@ class IndexRow:
 
     def to_json(self) -> dict[str, Any]:
         """The row without what was not observed."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class Filters(NamedTuple):

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
@@ -33,7 +32,7 @@ GROUPED: Final = (
     "lane", "preset", "outcome", "device_class", "world_size", "mode", "compile", "dtype", "surface", "startup_state",
     "path_class",
 )  # fmt: skip
-_NAMES: Final = tuple(f.name for f in fields(IndexRow))
+_NAMES: Final = IndexRow._fields
 _OWN: Final = tuple(name for name in _NAMES if name not in GROUPED)
 SCHEMA: Final = (
     "CREATE TABLE ledger (root TEXT NOT NULL, reconciled INTEGER NOT NULL)",

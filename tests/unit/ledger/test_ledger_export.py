@@ -62,7 +62,7 @@ def test_parquet_holds_what_the_index_holds(home, tmp_path, monkeypatch):
     table = parquet.read_table(tmp_path / "all.parquet")
     expected = home.list().rows
     assert table.column_names == list(export.COLUMNS)
-    assert [tuple(row.values()) for row in table.to_pylist()] == [tuple(vars(row).values()) for row in expected]
+    assert [tuple(row.values()) for row in table.to_pylist()] == [tuple(row) for row in expected]
     assert parquet.ParquetFile(tmp_path / "all.parquet").num_row_groups == -(-len(expected) // 4)
 
 
