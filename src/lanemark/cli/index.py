@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from lanemark.cli.asked import one_of
 from lanemark.cli.parsing import home, parser, print_json
 from lanemark.ledger.location import open_ledger
@@ -18,9 +16,9 @@ def main(args: list[str]) -> int:
     one_of(asked.action, "the action", ("sync",))
     report = open_ledger(home()).sync()
     if asked.json:
-        print_json(asdict(report))
+        print_json({**report._asdict(), "bad": [bad._asdict() for bad in report.bad]})
     else:
-        for name, value in asdict(report).items():
+        for name, value in report._asdict().items():
             if isinstance(value, int):
                 print(f"{name}: {value}")
         for bad in report.bad:

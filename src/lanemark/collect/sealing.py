@@ -13,9 +13,9 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lanemark import __version__
 from lanemark.collect.gathering import rank_report, read_json
@@ -55,8 +55,7 @@ _RANK_EVIDENCE: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """How the supervisor saw the run end, for the parts of the record that no file holds.
 
     Attributes:

@@ -21,7 +21,6 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -281,12 +280,12 @@ class CopiedIndex(Index):
             self._drop(report.bad)
             bad = self._store.pull(full=False)
             report = super().refresh()
-        return replace(report, bad=(*bad, *report.bad))
+        return report._replace(bad=(*bad, *report.bad))
 
     def sync(self) -> SyncReport:
         bad = self._store.pull(full=True)
         report = super().sync()
-        return replace(report, bad=(*bad, *report.bad))
+        return report._replace(bad=(*bad, *report.bad))
 
     def _drop(self, bad: Iterable[BadFile]) -> None:
         for file in bad:

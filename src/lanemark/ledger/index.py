@@ -21,7 +21,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -61,16 +60,14 @@ class _UnfitError(Exception):
     """The index file is not one that this version may use; it is set aside and built anew."""
 
 
-@dataclass(frozen=True)
-class BadFile:
+class BadFile(NamedTuple):
     """A file under `objects/` that is not the record its name promises. `name` is relative to the ledger."""
 
     name: str
     reason: str
 
 
-@dataclass(frozen=True)
-class SyncReport:
+class SyncReport(NamedTuple):
     """What a sync did.
 
     Attributes:
@@ -87,7 +84,7 @@ class SyncReport:
     healed: int = 0
     removed: int = 0
     swept: int = 0
-    bad: tuple[BadFile, ...] = field(default=())
+    bad: tuple[BadFile, ...] = ()
     set_aside: str | None = None
 
 
