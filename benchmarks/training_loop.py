@@ -179,7 +179,7 @@ def loop_vs_nanogpt(directory: Path, shard: Path, pairs: int = 60, block: int = 
 
 
 def results() -> list[dict[str, Any]]:
-    """Both figures, in about a minute on one core."""
+    """Both figures, in about two minutes on one core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
