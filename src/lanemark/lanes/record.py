@@ -63,8 +63,12 @@ def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
         for entry in (report.observed or {}).get("data_files", [])
     ]
     reporting = [report for report in facts.ranks if report.observed is not None]
-    if case.data.kind == "synthetic":
-        path_class: Observation[str] = observed("synthetic", "ranks' loaders made the tokens in memory")
+    token_source = agreed(facts.ranks, "token_source")[0]
+    path_class: Observation[str]
+    if case.data.kind == "synthetic" and value_of(token_source) != "synthetic":
+        path_class = unavailable("ranks' loaders", "no agreement of the ranks on where their tokens came from")
+    elif case.data.kind == "synthetic":
+        path_class = observed("synthetic", f"{token_source['source']}: the tokens were made in memory")
         found.append(
             Finding("data_synthetic", "caveat", "the tokens were made up in memory: no data path was measured")
         )

@@ -49,6 +49,7 @@ def train(session: RankSession) -> None:
     from lanemark.measure.compiling import watch_compilations
     from lanemark.stack import parallel
     from lanemark.stack.facts import rank_facts
+    from lanemark.stack.loader import SyntheticLoader
     from lanemark.stack.model import count_parameters
     from lanemark.stack.step import make_step
 
@@ -84,7 +85,9 @@ def train(session: RankSession) -> None:
     beacon.enter("load")
     loader, data_files = open_loader(session, recipe.vocab)
     facts = rank_facts(device, module, parameters, rank=session.rank, world_size=session.world_size)
-    session.write_observed({**facts, **hooks, "data_files": data_files})
+    made_up = isinstance(loader, SyntheticLoader)
+    source = observed("synthetic" if made_up else "shards", "type of the loader in use").to_json()
+    session.write_observed({**facts, **hooks, "data_files": data_files, "token_source": source})
 
     consumed = measured_loop(session, step, loader, device)
     end = end_marker(session, consumed, device)

@@ -16,6 +16,7 @@ from lanemark.measure.samples import Samples, StepRow
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.encoding import decode, digest
 from lanemark.records.errors import UsageError
+from lanemark.records.finding import Finding
 from lanemark.records.observation import absent, observed, unavailable, value_of
 from lanemark.records.reading import read_record
 from lanemark.records.statement import seal, subjects
@@ -60,6 +61,7 @@ def rank(number: int, **changes: Any) -> RankReport:
         "torch_version": seen("2.13.0"),
         "torch_build": seen("2.13.0+cu130"),
         "nccl": seen("2.29"),
+        "token_source": seen("shards"),
         "data_files": [
             {
                 "name": "train_000000.bin", "path_class": "local_disk", "filesystem": "ext4", "mount_point": "/",
@@ -67,10 +69,11 @@ def rank(number: int, **changes: Any) -> RankReport:
             }
         ],
     }  # fmt: skip
+    extra: dict[str, Any] | None = changes.pop("observed", {})
     base = RankReport(
         rank=number,
         samples=samples(number),
-        observed={**facts, **changes.pop("observed", {})},
+        observed={**facts, **extra} if extra is not None else None,
         end={
             "losses": {"first": seen(8.3), "last": seen(7.1), "finite": seen(True)},
             "tokens": 2 * 256 * 6,
@@ -226,12 +229,23 @@ def test_a_mount_is_named_and_a_silent_rank_is_no_observation() -> None:
 
 def test_synthetic_tokens_are_recorded_as_such() -> None:
     case = replace(CASE, data=DataAsked("synthetic"))
-    none = {"data_files": []}
+    none = {"data_files": [], "token_source": seen("synthetic")}
     predicate = built(rank(0, observed=none), rank(1, observed=none), case=case)
     assert value_of(predicate["data"]["path_class"]) == "synthetic"
     assert predicate["data"]["shards"] == []
     assert "data_synthetic" in kinds(predicate)
     assert predicate["data"]["dataset_digest"]["status"] == "absent"
+
+
+def test_a_request_for_synthetic_tokens_is_no_observation_of_them() -> None:
+    """Ranks that died before they opened a loader saw nothing, whatever the case asked for."""
+    case = replace(CASE, data=DataAsked("synthetic"))
+    silent = [rank(number, observed=None, end=None, samples=None, samples_problem="it died") for number in (0, 1)]
+    cause = Finding("rank_raised", "failure", "rank 0 raised ValueError", rank=0)
+    made = replace(facts(*silent, case=case, state="error"), cause=cause, findings=(cause,))
+    predicate = training_predicate(made, RECIPE)
+    assert predicate["data"]["path_class"]["status"] == "unavailable"
+    assert broken_rules(predicate) == ()
 
 
 @pytest.mark.parametrize(
