@@ -39,8 +39,9 @@ def add_arguments(parser: Parser) -> None:
     place = parser.add_argument_group("where")
     place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
     place.add_argument(
-        "--data", default=None, metavar="PATH",
-        help="directory of llm.c token shards, or `synthetic` (default: a corpus of the C++ headers in torch's wheel)",
+        "--data", default=None, metavar="PATH|URL",
+        help="directory of llm.c token shards, s3://, gs://, az:// or https:// of some, which are staged first, or "
+        "`synthetic` (default: a corpus of the C++ headers in torch's wheel)",
     )  # fmt: skip
     place.add_argument(
         "--cache-policy", default="seed", metavar="P",
@@ -96,7 +97,7 @@ class Asked:
         case: everything but the data's digest and a precision that depends on the device, which the host decides.
         preset: the recipe.
         dtype_given: whether the precision was asked for.
-        data: `synthetic`, a directory, or None for the default corpus.
+        data: `synthetic`, a directory, a URL to stage from, or None for the default corpus.
         reasons: argument → why it has the value it has, for everything not asked for.
     """
 

@@ -24,6 +24,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("verify", "check a record step by step, from its bytes to its signatures and the log"),
     "sign": ("sign", "sign records with an Ed25519 key, or make a key"),
     "log": ("log", "keep and check the log that shows whether a record was removed or altered"),
+    "stage": ("stage", "copy a data set to a local directory, every byte held to its digest"),
     "env": ("env", "print what can be observed of this host"),
     "report": ("report", "write one self-contained HTML file from records"),
     "export": ("export", "write records for other programs: JSON lines, CSV or Parquet"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lanemark.lanes.data_part import data_additions
 from lanemark.lanes.envelope import compilation, distributed, envelope, hardware, toolchain
 from lanemark.lanes.figures import last_compiling_step
 from lanemark.lanes.presets import Preset
@@ -106,6 +107,7 @@ def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
         "paths": paths,
         "tokens_consumed": total.to_json(),
         "token_parity": parity.to_json(),
+        **data_additions(case, listed),
     }
     return part, found
 

@@ -5,6 +5,7 @@
     │   └── DataError       exit 2   data or a file named by the request is missing, truncated or mislabelled
     ├── GateRefused         exit 4   a gate would not start the run; `remedy` is the command that satisfies it
     ├── RunFailed           exit 1   the run ended badly (a record exists and says how)
+    ├── StageError          exit 1   staging did not end in verified data; what was there before is as it was
     ├── RecordError         exit 1   a record cannot be read, or does not verify
     └── LedgerError         exit 1   the ledger or an attempt directory cannot be used
 
@@ -37,6 +38,20 @@ SLUGS: Final[dict[str, str]] = {
     "manifest-mismatch": "A shard is not the one its manifest describes",
     "vocab-mismatch": "A token id is outside the preset's vocabulary",
     "corpus-empty": "No source files were found to build a corpus from",
+    # staging
+    "stage-source-invalid": "The source cannot be read as a place",
+    "stage-credentials-in-url": "A source must not hold credentials",
+    "stage-extra-missing": "Staging needs a package that is not installed",
+    "stage-unreachable": "The source did not answer in time, or not as storage does",
+    "stage-denied": "The source refuses the credentials",
+    "stage-empty": "The source holds nothing to stage",
+    "stage-changed": "An object was replaced or removed while it was being staged",
+    "stage-corrupt": "An object's bytes are not the ones its digest names",
+    "stage-short": "An object is shorter than its manifest says",
+    "stage-name-hostile": "An object's name must not become a file here",
+    "stage-space-short": "There is too little room for the data",
+    "stage-busy": "Another process is staging to the same destination",
+    "stage-destination": "The destination cannot be used",
     # gates
     "torch-missing": "The training stack needs torch, which this interpreter does not have",
     "gpu-missing": "The requested GPU class is not on this host",
@@ -126,6 +141,10 @@ class GateRefused(LanemarkError):  # noqa: N818 - a refusal is not a fault; the 
 
 class RunFailed(LanemarkError):  # noqa: N818 - reads as the outcome it reports
     """The run ended badly: exit 1, and a record exists that says how."""
+
+
+class StageError(LanemarkError):
+    """Staging did not end in verified data: exit 1. The destination is what it was before; another try resumes."""
 
 
 class RecordError(LanemarkError):

@@ -266,6 +266,23 @@ class PathSeen(Part):
     reason: Text = Field(description="Why it has this class.")
 
 
+class StagedPart(Part):
+    """Where the shards were carried from before the clock started, as staging wrote it down beside them."""
+
+    source: Text = Field(description="The place they came from, without parameters and credentials.")
+    staged_at: Stamp = Field(description="UTC, when the staging ended that put them there.")
+    verification: Literal["manifest", "provider", "unverified"] = Field(
+        description="Against what their bytes were held, the weakest of all: a manifest's digests, the provider's own "
+        "checksums, or nothing that did not come from the bytes themselves."
+    )
+    objects: Count = Field(description="Objects that were staged.")
+    bytes: Count = Field(description="Their size, together.")
+    bytes_fetched: Count = Field(
+        description="Bytes that this staging carried from the source, repeats included; 0 when all of it was there."
+    )
+    staging_s: Seconds = Field(description="Seconds that this staging took. Never part of a measured window.")
+
+
 class DataPart(Part):
     """The hot data path: what was asked for, what the ranks had open, what they consumed."""
 
@@ -280,6 +297,11 @@ class DataPart(Part):
     paths: Many[PathSeen] = Field(description="Each rank's open data files.")
     tokens_consumed: Observed[int] = Field(description="Tokens that the ranks counted in the window, all together.")
     token_parity: Observed[bool] = Field(description="Whether every rank consumed exactly the tokens of the case.")
+    staged: Observed[StagedPart] | None = Field(
+        default=None,
+        description="Where the shards were staged from. Absent when nothing tells that they were; missing in records "
+        "made before this was looked at, and for synthetic tokens.",
+    )
 
 
 class TransitionPart(Part):
