@@ -12,6 +12,7 @@ from lanemark.cli.deciding import Decided, decide
 from lanemark.cli.gates import cache_covered, compiler, devices, disk_room, home_writable, training_stack
 from lanemark.cli.parsing import advise, home, parser, print_json
 from lanemark.cli.progress import Bar
+from lanemark.cli.repeating import add_repeating, is_asked, joined, repeat
 from lanemark.collect.conduct import Conducted, conduct
 from lanemark.collect.preparing import Attempt, prepare
 from lanemark.collect.signals import StopSignals
@@ -29,10 +30,13 @@ def main(args: list[str]) -> int:
     """Run one benchmark. Exit 0 done and healthy, 1 the run failed (a record exists), 2 bad input, 4 a gate refused."""
     verb = parser("run", "Run a benchmark and leave one sealed record. Only the training lane runs in this version.")
     add_arguments(verb)
+    add_repeating(verb)
     verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")
     verb.add_argument("--json", action="store_true", help="print run id, record id, path and state as JSON")
     words = _split_command(args)
-    options = verb.parse_args(words)
+    options = verb.parse_args(joined(words))
+    if is_asked(options):
+        return repeat(args, options, verb)
     if options.detach:
         raise UsageError(
             "value-invalid",
