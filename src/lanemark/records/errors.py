@@ -28,6 +28,7 @@ SLUGS: Final[dict[str, str]] = {
     "warmup-invalid": "Step 0 may never be measured",
     "gpu-spec-invalid": "The GPU specification does not parse",
     "value-invalid": "An argument has a value that cannot be used",
+    "cache-source-invalid": "A source of a compile cache is none that can be read",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
@@ -44,6 +45,11 @@ SLUGS: Final[dict[str, str]] = {
     "disk-short": "There is too little free disk for the attempt",
     "home-unwritable": "The Lanemark home cannot be written",
     "cache-uncovered": "The compile cache does not cover this case",
+    "cache-missing": "There is no compile cache directory where one is required",
+    "cache-unwritable": "The compile cache directory cannot be written",
+    "cache-disk-short": "There is too little free disk for the compile cache",
+    "cache-seed-refused": "No layer could seed the compile cache",
+    "cache-not-captured": "The compile cache could not be captured",
     # runs
     "run-failed": "The run ended badly; its record says how",
     "run-cancelled": "The run was cancelled; its record says when",
