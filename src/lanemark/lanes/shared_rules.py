@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from lanemark.lanes.rule import Doc, Rule, containers, is_ok, is_receipt, nulls, observations, short
+from lanemark.lanes.rule import Doc, Rule, is_ok, is_receipt, nulls, observations, short, surveyed
 from lanemark.observe.gpu_names import gpu_matches
 from lanemark.records.case import LANES, parse_gpu
 from lanemark.records.observation import value_of
@@ -19,6 +19,10 @@ from lanemark.records.terms import WARM_STATES
 _DECLARED: Final = re.compile(
     r"\b(?:requested|declared|asked for|assumed)\b|^(?:request|case|plan|command line)$", re.IGNORECASE
 )
+#: The same, loosely and in plain text: in sources that have none of these, each on its line, the pattern finds nothing.
+_MAYBE_DECLARED: Final = (
+    "requested", "declared", "asked for", "assumed", "\nrequest\n", "\ncase\n", "\nplan\n", "\ncommand line\n",
+)  # fmt: skip
 _FINAL: Final = frozenset({"ok", "error", "cancelled", "lost"})
 #: What only a rank can have seen. With no rank reporting, a value in one of these can only be the request again.
 _RANKS_ALONE: Final = (
@@ -54,8 +58,11 @@ def _requested_mirrors_case(doc: Doc) -> str | None:
 
 
 def _observed_is_not_declared(doc: Doc) -> str | None:
-    named = (each for each in containers(doc) if isinstance(each, dict) and each.get("status") == "observed")
-    sources = {str(each.get("source", "")) for each in named}
+    parts = surveyed(doc).parts
+    sources = {str(each.get("source", "")) for each in parts if type(each) is dict and each.get("status") == "observed"}
+    lines = "\n".join(("", *sources, "")).lower()
+    if lines.isascii() and not any(words in lines for words in _MAYBE_DECLARED):
+        return None
     if not any(_DECLARED.search(source) for source in sources):
         return None
     for path, seen in observations(doc, ""):
@@ -262,7 +269,7 @@ def _says_what_it_does_not_prove(doc: Doc) -> str | None:
 
 
 def _no_null(doc: Doc) -> str | None:
-    if not any(None in (each.values() if isinstance(each, dict) else each) for each in containers(doc)):
+    if not surveyed(doc).has_null:
         return None
     path = next(iter(nulls(doc, "")), None)
     return None if path is None else f"{path} is null, which says nothing about why there is no value"

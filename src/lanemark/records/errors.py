@@ -62,6 +62,7 @@ SLUGS: Final[dict[str, str]] = {
     "record-too-large": "The file is larger than any record may be",
     "plan-mismatch": "The record's case does not hash to its plan digest",
     "evidence-mismatch": "A piece of evidence is not the one the record names",
+    "figures-not-derived": "The record's figures do not follow from its own evidence",
     "lane-not-shown": "Records of that lane cannot be shown by this version",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
     # signatures and the log
@@ -71,7 +72,7 @@ SLUGS: Final[dict[str, str]] = {
     "key-unusable": "A key file cannot be used",
     "signature-missing": "A named key has not signed the record",
     "signature-invalid": "A signature is not the named key's over the record's bytes",
-    "ledger-not-local": "Signatures and the log need a ledger that is a directory",
+    "signature-conflict": "Another signature file has that name already",
     "log-missing": "The ledger has no log",
     "log-damaged": "The ledger's log contradicts itself",
     "log-entry-missing": "The record is not in the ledger's log",

@@ -8,7 +8,23 @@ from typing import Any
 
 from changing import cheat_of, leave_out, put
 from good_promotion import good_promotion, ladder
-from good_records import EVIDENCE, SAMPLES, Doc, finding, good, not_there, seen, sha, unknown
+from good_records import (
+    EVIDENCE,
+    KEPT,
+    LONG_SAMPLES,
+    SAMPLES,
+    Doc,
+    case_of,
+    finding,
+    good,
+    not_there,
+    predicate_of,
+    samples_of,
+    seen,
+    sha,
+    unknown,
+)
+from good_records import evidence_entry as entry
 from good_sparse import PROFILER, good_sparse
 
 from lanemark.lanes.figures import step_time, tokens_per_s
@@ -21,14 +37,6 @@ FORGED = {
     "ranks/0/beacon.page": b"LMBEACON stands for the page of rank 0\n",
     "ranks/1/beacon.page": b"LMBEACON stands for the page of rank 1, which died\n",
 }
-
-
-def entry(name: str, data: bytes) -> Doc:
-    """The evidence entry that says `name` holds `data`."""
-    return {
-        "name": name, "digest": "sha256:" + hashlib.sha256(data).hexdigest(), "bytes": len(data),
-        "media_type": "application/octet-stream",
-    }  # fmt: skip
 
 
 def training_cheats() -> dict[str, tuple[bytes, str]]:
@@ -281,10 +289,63 @@ def evidence_cheats() -> dict[str, bytes]:
     }
 
 
+def figure_cheats() -> dict[str, bytes]:
+    """Records whose figures, samples and rules agree, over evidence that is untouched and says something else."""
+    case, honest, two = (
+        case_of(),
+        predicate_of(case_of(), serial="fgrs", samples=SAMPLES),
+        good()["fsdp2_regional_warm"],
+    )
+
+    def restate(training: Doc, measured: list[int]) -> None:
+        training["samples"]["measured"] = measured
+        training["step_time"]["value"] = step_time(measured)
+        training["tokens_per_s"]["value"] = tokens_per_s(training["tokens_per_step"], measured)
+        training["split"]["window_s"]["value"] = sum(measured) / 1e9
+
+    def faster(predicate: Doc) -> None:
+        restate(predicate["training"], [value // 2 for value in predicate["training"]["samples"]["measured"]])
+
+    def one_stall_less(predicate: Doc) -> None:
+        measured = list(LONG_SAMPLES)
+        measured[measured.index(max(measured))] = min(measured)
+        restate(predicate["training"], measured)
+
+    def shorter_question(predicate: Doc) -> None:
+        training, steps = predicate["training"], predicate["case"]["steps"] - 3
+        predicate["case"]["steps"] = steps
+        training["window"] |= {"steps": steps, "measured": steps - training["window"]["warmup"]}
+        restate(training, LONG_SAMPLES[:-3])
+        for rank in training["ranks"]:
+            rank["tokens"]["value"] = training["tokens_per_step"] * (steps - 2) // len(training["ranks"])
+
+    def cut_off(predicate: Doc) -> None:
+        predicate["evidence"] = [entry("ranks/0/samples.bin", samples_of(case, 0, SAMPLES, "lost"))]
+
+    def no_sample_file(predicate: Doc) -> None:
+        none = FORGED["ranks/0/forged.bin"]
+        KEPT[hashlib.sha256(none).hexdigest()] = none
+        predicate["evidence"] = [entry("ranks/0/samples.bin", none)]
+
+    swapped = [{**two["evidence"][1 - rank], "name": f"ranks/{rank}/samples.bin"} for rank in (0, 1)]
+    return {
+        "faster_than_its_files": cheat_of(faster, honest),
+        "stall_left_out_of_samples": cheat_of(one_stall_less, two),
+        "window_cut_short_of_its_files": cheat_of(shorter_question, two),
+        "receipt_of_an_open_window": cheat_of(cut_off, honest),
+        "samples_of_another_rank": cheat_of(put(("evidence", swapped)), two),
+        "samples_that_are_none": cheat_of(no_sample_file, honest),
+        "window_time_edited": cheat_of(put(("training.split.data_wait_s.value", 0.0)), honest),
+        "straggler_hidden": cheat_of(put(("training.ranks.1.step_p50_s.value", 0.001)), two),
+    }
+
+
 def cheats() -> dict[str, tuple[bytes, Doc]]:
     """name: (bytes, expectation)"""
     broken = {"step": "rules", "slug": "lane-rule-broken"}
     by_rule = {**training_cheats(), **sparse_cheats(), **promotion_cheats()}
     files = {name: (data, {**broken, "rule": rule}) for name, (data, rule) in by_rule.items()}
     other = {"step": "evidence", "slug": "evidence-mismatch"}
-    return files | {name: (data, dict(other)) for name, data in evidence_cheats().items()}
+    files |= {name: (data, dict(other)) for name, data in evidence_cheats().items()}
+    underived = {"step": "figures", "slug": "figures-not-derived"}
+    return files | {name: (data, dict(underived)) for name, data in figure_cheats().items()}

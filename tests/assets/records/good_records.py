@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from sample_files import WAIT_NS, WARMUP_NS, rank_median_s, sample_file
+
 from lanemark.lanes.figures import step_time, tokens_per_s
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.observation import absent, observed, unavailable
@@ -297,8 +299,12 @@ def rank_part(case: Case, rank: int, samples: list[int], *, startup: str, ended:
     return {
         "rank": rank,
         "steps_recorded": case.warmup + len(samples),
-        "step_p50_s": seen(0.125, "samples.bin") if samples else unknown("samples.bin", "no measured step"),
-        "data_wait_s": seen(0.0004, "samples.bin") if ended else unknown("samples.bin", "the window was never closed"),
+        "step_p50_s": seen(rank_median_s(rank, samples), "samples.bin")
+        if samples
+        else unknown("samples.bin", "no measured step"),
+        "data_wait_s": seen(WAIT_NS / 1e9, "samples.bin")
+        if ended
+        else unknown("samples.bin", "the window was never closed"),
         "compile_s": seen(4.75 if compiled else 0.0, "beacon.page"),
         "compile_end_s": seen(9.1, "beacon.page")
         if compiled
@@ -335,12 +341,12 @@ def training_part(case: Case, samples: list[int], *, state: str, startup: str, s
         "tokens_per_step": case.tokens_per_step,
         "tokens_per_s": seen(rate, source) if whole else unknown(source, why),
         "step_time": seen(step_time(samples), source) if samples else unknown(source, "no step was measured"),
-        "samples": {"unit": "ns", "warmup": [4_900_000_000, 131_000_000][: case.warmup], "measured": samples},
+        "samples": {"unit": "ns", "warmup": WARMUP_NS[: case.warmup], "measured": samples},
         "split": {
             "window_s": seen(sum(samples) / 1e9, source) if whole else unknown(source, why),
-            "data_wait_s": seen(0.0004, source) if whole else unknown(source, why),
+            "data_wait_s": seen(WAIT_NS / 1e9, source) if whole else unknown(source, why),
             "compile_s": seen(0.0, source) if whole else unknown(source, why),
-            "other_s": seen(max(0.0, sum(samples) / 1e9 - 0.0004), source) if whole else unknown(source, why),
+            "other_s": seen(max(0.0, (sum(samples) - WAIT_NS) / 1e9), source) if whole else unknown(source, why),
         },
         "ranks": [rank_part(case, rank, samples, startup=startup, ended=whole) for rank in range(case.nproc)],
         "memory": {
@@ -393,7 +399,9 @@ def predicate_of(
     startup: str = "not_compiled",
     device: str = "cpu",
     image: str | None = None,
+    sampled: int = 1,
 ) -> Doc:
+    """A record's predicate. `sampled`: how many ranks' sample files, from the first, it names; all is what a run leaves."""
     ended = ended or ("ok",) * case.nproc
     backend = "single process" if case.mode == "single" else "gloo" if device == "cpu" else "nccl"
     duration = unknown("supervisor", "the supervisor was lost") if state == "lost" else seen(10.916, "CLOCK_MONOTONIC")
@@ -474,10 +482,7 @@ def predicate_of(
         "findings": list(findings),
         "outcome": outcome,
         "evidence": [
-            {
-                "name": "ranks/0/samples.bin", "digest": "sha256:" + hashlib.sha256(EVIDENCE).hexdigest(),
-                "bytes": len(EVIDENCE), "media_type": "application/octet-stream",
-            }
+            evidence_entry(f"ranks/{rank}/samples.bin", samples_of(case, rank, samples, state)) for rank in range(sampled)
         ],
         "training": training_part(
             case, samples, state=state, startup=startup, synthetic=case.data.kind == "synthetic", device=device
@@ -485,9 +490,28 @@ def predicate_of(
     }  # fmt: skip
 
 
-#: Stands for a sample file; small, since only its digest matters here.
-EVIDENCE = b"LMSTEPS\0 stands for the raw samples of one rank\n"
+def samples_of(case: Case, rank: int, samples: list[int], state: str) -> bytes:
+    """The sample file of one rank of such a run, which `KEPT` then has by its digest."""
+    data = sample_file(
+        rank, samples, warmup=case.warmup, steps=case.steps, closed=state == "ok", compiled=case.compile != "eager"
+    )
+    KEPT[hashlib.sha256(data).hexdigest()] = data
+    return data
+
+
+def evidence_entry(name: str, data: bytes) -> Doc:
+    """The evidence entry that says `name` holds `data`."""
+    return {
+        "name": name, "digest": "sha256:" + hashlib.sha256(data).hexdigest(), "bytes": len(data),
+        "media_type": "application/octet-stream",
+    }  # fmt: skip
+
+
+#: Sample files by the hex of their digest, as a ledger keeps them; filled while records are built.
+KEPT: dict[str, bytes] = {}
 SAMPLES = [125_000_000, 126_000_000, 124_500_000]
+#: The sample file of rank 0 of the short eager runs.
+EVIDENCE = sample_file(0, SAMPLES, warmup=2, steps=5, closed=True, compiled=False)
 LONG_SAMPLES = [124_000_000 + 350_000 * (step * 7 % 11) for step in range(12)]
 
 
@@ -512,7 +536,7 @@ def good() -> dict[str, Doc]:
         "eager_ddp_cpu": predicate_of(case_of(**two), serial="ddp0", samples=SAMPLES),
         "fsdp2_regional_warm": predicate_of(
             case_of(nproc=2, mode="fsdp2", compile="regional", dtype="bf16", steps=14, cache_policy="require"),
-            serial="fsdp", samples=LONG_SAMPLES, startup="warm",
+            serial="fsdp", samples=LONG_SAMPLES, startup="warm", sampled=2,
         ),
         "fsdp2_regional_seeded": predicate_of(
             case_of(**shared, cache_policy="require"), serial="seed", samples=SAMPLES, startup="seeded",
@@ -540,6 +564,6 @@ def good() -> dict[str, Doc]:
         "cuda_h100_8": predicate_of(
             case_of(nproc=8, mode="fsdp2", compile="regional", dtype="bf16", steps=14, gpu="H100!:8", preset="dense-1b",
                     sequence=4096, micro_batch=1),
-            serial="h100", samples=LONG_SAMPLES, startup="cold", device="cuda", image=sha("image"),
+            serial="h100", samples=LONG_SAMPLES, startup="cold", device="cuda", image=sha("image"), sampled=8,
         ),
     }  # fmt: skip

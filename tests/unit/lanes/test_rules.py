@@ -10,6 +10,7 @@ import pytest
 
 from lanemark.lanes.rules import broken_rules, rules_of
 from lanemark.lanes.shared_rules import SHARED_RULES
+from lanemark.records.encoding import Survey
 
 CORPUS = Path(__file__).parents[2] / "assets" / "records"
 EVERY = {path.stem: json.loads(path.read_bytes())["predicate"] for path in (CORPUS / "good").glob("*.json")}
@@ -281,6 +282,22 @@ def test_what_is_no_record_breaks_rules_and_raises_nothing(doc):
     broken = broken_rules(doc)
     assert len(broken) > len(SHARED_RULES) // 2
     assert any("cannot be judged" in item.problem for item in broken)
+
+
+def test_the_survey_of_the_statement_around_it_serves_as_well():
+    for changes in ({}, {"image.digest": None}, {"image.reference": seen("x") | {"source": "As REQUESTED"}}):
+        doc = changed(OK, changes)
+        around = {"predicate": doc, "subject": [{"name": None, "status": "observed", "source": "case"}]}
+        assert broken_rules(doc, Survey(around)) == broken_rules(doc)
+    assert {item.rule for item in broken_rules(doc)} == {"observed-is-not-declared"}
+
+
+@pytest.mark.parametrize(
+    "source", ["case", "Plan", "a\u017fked for", "command line", "request\n", "assumed, as it were"]
+)
+def test_every_spelling_of_a_request_is_noticed(source):
+    doc = changed(OK, {"image.reference": seen("x") | {"source": source}})
+    assert "observed-is-not-declared" in {item.rule for item in broken_rules(doc)}
 
 
 def test_a_users_own_command_may_count_tokens_in_its_own_way():
