@@ -181,7 +181,10 @@ def test_bench_runs_shows_and_reports(bench: Path, shell: Path) -> None:
     done = run(bench / "scripts" / "bench", shell, "--steps", "9", ANSWER=answer, STATUS="0")
     assert (done.returncode, done.stdout) == (0, "record sha256:ab\n")
     calls = (bench / "calls").read_text("utf-8").splitlines()
-    assert calls[0] == "run training --preset dense-nano --nproc 2 --mode fsdp2 --compile regional --cache-policy seed --json --steps 9"
+    assert (
+        calls[0]
+        == "run training --preset dense-nano --nproc 2 --mode fsdp2 --compile regional --cache-policy seed --json --steps 9"
+    )
     assert calls[1:] == ["show sha256:ab", "report sha256:ab -o bench-out/report.html"]
 
 

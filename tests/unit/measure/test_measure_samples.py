@@ -1,6 +1,7 @@
 """Step samples and their recorder: every row as it was stored, and no file that contradicts itself."""
 
 import errno
+import itertools
 import os
 import struct
 import time
@@ -167,6 +168,7 @@ FAR_NS = time.monotonic_ns() * 2
         (64 + 48, struct.pack("<q", 1), "outside the step"),
         (64 + 48, struct.pack("<q", FAR_NS), "outside the step"),
     ],
+    ids=itertools.count(),
 )
 def test_file_that_contradicts_itself_is_refused(tmp_path: Path, offset: int, value: bytes, says: str) -> None:
     _, _, path = record(tmp_path)

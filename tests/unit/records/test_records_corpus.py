@@ -173,7 +173,9 @@ OBSERVATIONS = [
 ]
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.000", "1.1", "1.2", "1.10", "1.0001", "1.00000", "1.0 ", "2.0", "1", "01.0"])
+@pytest.mark.parametrize(
+    "version", ["1.0", "1.000", "1.1", "1.2", "1.10", "1.0001", "1.00000", "1.0 ", "2.0", "1", "01.0"]
+)
 @pytest.mark.parametrize("entry", OBSERVATIONS)
 def test_both_readers_agree_on_every_pairing_and_version(version, entry, schema):
     doc = json.loads((CORPUS / "good" / "synthetic.json").read_bytes())
