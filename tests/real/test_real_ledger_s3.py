@@ -174,6 +174,89 @@ def test_a_signature_that_was_copied_into_the_bucket_is_checked(
     assert report.ok, report.steps
 
 
+@pytest.fixture
+def team(
+    proxy: FaultProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs a verb against the test's ledger, through the proxy, and returns what it printed; a key is at `key.pem`."""
+    keys = pytest.importorskip("lanemark.ledger.keys", reason="signing needs cryptography")
+    keys.make_key(tmp_path / "key.pem")
+    for name, value in environment(proxy.port, prefix, deadline_s=DEADLINE_S).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LANEMARK_HOME", str(tmp_path / "home"))
+
+    def run(*args: str, ends: int = 0) -> str:
+        assert main(list(args)) == ends, capsys.readouterr()
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["busy", "reset", "lost_reply", "stall"])
+def test_signing_in_storage_survives_what_passes(
+    through: Callable[[str], Ledger], proxy: FaultProxy, team: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    through("writer").append(ONE)
+    proxy.faults.append(Fault(kind, "PUT", "sigs/"))  # type: ignore[arg-type]
+    key = str(tmp_path / "key.pem")
+    (made,) = json.loads(team("sign", ID, "--key", key, "--json"))["signatures"]
+    assert made["signature"].startswith(f"s3://{team_servers.BUCKET}/")
+    assert made["signature"].endswith(f"/sigs/{ID[7:]}/{made['keyid']}.json")
+    assert proxy.faults == []
+    team("sign", ID, "--key", key)
+    assert "10. signature ok" in team("verify", ID, "--key", f"{key}.pub")
+
+
+def test_a_signature_that_storage_does_not_take_is_one_error(
+    through: Callable[[str], Ledger], proxy: FaultProxy, team: Callable[..., str], tmp_path: Path
+) -> None:
+    through("writer").append(ONE)
+    key = str(tmp_path / "key.pem")
+    proxy.faults.append(Fault("busy", "PUT", "sigs/", for_ever=True))
+    assert "[ledger-unreachable]" in team("sign", ID, "--key", key, ends=1)
+    proxy.faults.clear()
+    assert "[signature-missing]" in team("verify", ID, "--key", f"{key}.pub", ends=1)
+
+
+def test_another_file_under_the_signers_name_stays_in_storage(
+    through: Callable[[str], Ledger], storage: int, prefix: str, team: Callable[..., str], tmp_path: Path
+) -> None:
+    from lanemark.ledger.keys import load_public_key
+
+    name = f"sigs/{ID[7:]}/{load_public_key(tmp_path / 'key.pem.pub').keyid}.json"
+    through("writer").append(ONE)
+    bucket = directly(storage, prefix)
+    assert bucket.create(name, b"{}")
+    assert "[signature-conflict]" in team("sign", ID, "--key", str(tmp_path / "key.pem"), ends=1)
+    assert bucket.read(name, 100) == b"{}"
+    assert "[signature-invalid]" in team("verify", ID, "--key", str(tmp_path / "key.pem.pub"), ends=1)
+
+
+def test_a_signature_with_a_flipped_byte_is_not_believed(
+    through: Callable[[str], Ledger], proxy: FaultProxy, team: Callable[..., str], tmp_path: Path
+) -> None:
+    through("writer").append(ONE)
+    team("sign", ID, "--key", str(tmp_path / "key.pem"))
+    proxy.faults.append(Fault("flip", "GET", r"/sigs/.*\.json", for_ever=True))
+    assert "[signature-invalid]" in team("verify", ID, "--key", str(tmp_path / "key.pem.pub"), ends=1)
+
+
+def test_signatures_travel_from_a_directory_into_storage(
+    team: Callable[..., str], storage: int, prefix: str, tmp_path: Path
+) -> None:
+    from lanemark.ledger.keys import load_signing_key
+    from lanemark.ledger.signing import sign
+
+    theirs = Ledger(tmp_path / "theirs", {})
+    theirs.append(ONE, SAMPLES)
+    path = sign(theirs.root, ONE, load_signing_key(tmp_path / "key.pem"))
+    for expected in ("imported", "present"):
+        assert json.loads(team("import", str(theirs.root), "--json"))["signatures"][expected] == 1
+    assert directly(storage, prefix).read(f"sigs/{ID[7:]}/{path.name}", 100_000) == path.read_bytes()
+    team("verify", ID, "--key", str(tmp_path / "key.pem.pub"))
+
+
 def test_other_bytes_under_a_name_are_damage_and_stay(
     through: Callable[[str], Ledger], storage: int, prefix: str
 ) -> None:

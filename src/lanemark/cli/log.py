@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lanemark.cli.asked import one_of
-from lanemark.cli.parsing import advise, parser, print_json
-from lanemark.cli.sign import local_ledger, public_keys, signing_key
+from lanemark.cli.parsing import advise, home, parser, print_json
+from lanemark.cli.sign import public_keys, signing_key
+from lanemark.ledger.location import open_ledger
 from lanemark.records.errors import DataError, LanemarkError, LedgerError, RecordError, UsageError
 
 if TYPE_CHECKING:
     from lanemark.ledger.checkpoint import SignedHead
     from lanemark.ledger.keys import PublicKey
     from lanemark.ledger.ledger import Ledger
-    from lanemark.ledger.log import TransparencyLog
+    from lanemark.ledger.store import Log
 
 _ACTIONS: Final = ("append", "prove", "checkpoint", "verify")
 _DESCRIPTION: Final = (
@@ -51,7 +52,7 @@ def main(args: list[str]) -> int:
     asked = verb.parse_args(args)
     action = one_of(asked.action, "the action", _ACTIONS)
     _check_options(action, asked)
-    ledger = local_ledger("log")
+    ledger = open_ledger(home())
     if action == "append":
         return _append(ledger, None if asked.all else asked.ids, as_json=asked.json)
     if action == "prove":
@@ -80,8 +81,6 @@ def _check_options(action: str, asked: Any) -> None:
 
 
 def _append(ledger: Ledger, ids: list[str] | None, *, as_json: bool) -> int:
-    from lanemark.ledger.log import TransparencyLog
-
     wanted, refused = [], []
     for path in _files(ledger, ids):
         try:
@@ -89,7 +88,7 @@ def _append(ledger: Ledger, ids: list[str] | None, *, as_json: bool) -> int:
         except RecordError as error:
             refused.append({"file": str(path), "slug": error.slug, "detail": error.what})
             advise(f"lanemark: {error} [{error.slug}]")
-    done = TransparencyLog(ledger.root).append(wanted)
+    done = ledger.log().append(wanted)
     if as_json:
         print_json(
             {"added": list(done.added), "present": list(done.present), "refused": refused} | _head_json(done.head)
@@ -101,6 +100,8 @@ def _append(ledger: Ledger, ids: list[str] | None, *, as_json: bool) -> int:
 
 def _files(ledger: Ledger, ids: list[str] | None) -> Iterable[Path]:
     """The files to log: those named, or all in the order of their names. What is no record's file is said and left."""
+    if ledger.is_remote:
+        ledger.list(limit=1)  # brings this machine's copies up to what storage holds, each held against its name
     if ids is not None:
         yield from map(ledger.find, ids)
         return
@@ -132,9 +133,7 @@ def _whole(path: Path) -> str:
 
 
 def _prove(ledger: Ledger, ids: list[str], *, as_json: bool) -> int:
-    from lanemark.ledger.log import TransparencyLog
-
-    log = TransparencyLog(ledger.root)
+    log = ledger.log()
     proofs = [log.prove("sha256:" + ledger.find(asked).stem) for asked in ids]
     if as_json:
         print_json(
@@ -156,10 +155,9 @@ def _prove(ledger: Ledger, ids: list[str], *, as_json: bool) -> int:
 
 def _checkpoint(ledger: Ledger, keys: list[str] | None, output: str | None, *, as_json: bool) -> int:
     from lanemark.ledger.checkpoint import parse_checkpoint, verifier_key
-    from lanemark.ledger.log import TransparencyLog
 
     loaded = [signing_key(name) for name in keys] if keys else [signing_key(None)]
-    data = TransparencyLog(ledger.root).sign(loaded)
+    data = ledger.log().sign(loaded)
     head = parse_checkpoint(data).head
     if output is not None:
         _write(Path(output), data)
@@ -188,9 +186,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _verify(ledger: Ledger, file: str | None, keys: tuple[PublicKey, ...], *, as_json: bool) -> int:
-    from lanemark.ledger.log import TransparencyLog
-
-    log = TransparencyLog(ledger.root)
+    log = ledger.log()
     old = None if file is None else _read_checkpoint(Path(file))
     checks = [_checked("tree", lambda: _tree(log))]
     if checks[0]["status"] == "ok":
@@ -219,12 +215,12 @@ def _checked(name: str, check: Any) -> dict[str, str]:
     return {"check": name, "status": status, "detail": detail}
 
 
-def _tree(log: TransparencyLog) -> tuple[str, str]:
+def _tree(log: Log) -> tuple[str, str]:
     head = log.audit()
     return "ok", f"{head.size} entries lead to the root {_text(head.root)}"
 
 
-def _records(log: TransparencyLog) -> tuple[str, str]:
+def _records(log: Log) -> tuple[str, str]:
     lost = list(log.lost_records())
     if lost:
         first = lost[0]
@@ -246,7 +242,7 @@ def _signature(old: SignedHead, keys: tuple[PublicKey, ...]) -> tuple[str, str]:
     return "ok", "; ".join(f"signed by {key.source}" for key in keys)
 
 
-def _consistency(log: TransparencyLog, old: SignedHead) -> tuple[str, str]:
+def _consistency(log: Log, old: SignedHead) -> tuple[str, str]:
     head, proof = log.consistent_with(old.head)
     return "ok", f"the first {old.head.size} of {head.size} entries are those of the checkpoint ({len(proof)} hashes)"
 

@@ -10,7 +10,6 @@ from lanemark.records.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from lanemark.ledger.keys import PublicKey, SigningKey
-    from lanemark.ledger.ledger import Ledger
 
 
 def main(args: list[str]) -> int:
@@ -50,20 +49,6 @@ def public_keys(given: list[str] | None) -> tuple[PublicKey, ...]:
     return tuple(load_public_key(Path(name)) for name in given)
 
 
-def local_ledger(verb: str) -> Ledger:
-    """The ledger, provided it is a directory: signatures and the log are files beside the records."""
-    from lanemark.ledger.location import open_ledger
-
-    ledger = open_ledger(home())
-    if ledger.is_remote:
-        raise UsageError(
-            "ledger-not-local",
-            f"`lanemark {verb}` works on a ledger in a directory, and LANEMARK_LEDGER names remote storage",
-            "run it where the directory is, or unset LANEMARK_LEDGER",
-        )
-    return ledger
-
-
 def _new_key(path: Path, *, as_json: bool) -> int:
     from lanemark.ledger.keys import make_key
 
@@ -87,19 +72,21 @@ def _new_key(path: Path, *, as_json: bool) -> int:
 
 
 def _sign(ids: list[str], key: SigningKey, *, as_json: bool) -> int:
-    from lanemark.ledger.signing import sign
+    from lanemark.ledger.location import open_ledger
+    from lanemark.ledger.signing import envelope_of, settle
     from lanemark.ledger.verify import verify_bytes
 
-    ledger = local_ledger("sign")
+    ledger, keyid = open_ledger(home()), key.public.keyid
     made: list[dict[str, Any]] = []
     for asked in ids:
         record = ledger.get(asked)
         # Nobody means to vouch for a record that contradicts itself; its evidence and log are not the signer's claim.
         verify_bytes(record.data, expected_id=record.id).raise_if_failed()
-        path = sign(ledger.root, record.data, key)
-        made.append({"record_id": record.id, "keyid": key.public.keyid, "signature": str(path)})
+        settle(record.data, key, ledger.keep_signature(record.id, keyid, envelope_of(record.data, key)))
+        place = ledger.signature_place(record.id, keyid)
+        made.append({"record_id": record.id, "keyid": keyid, "signature": place})
         if not as_json:
-            print(f"{record.id}: signed by {key.public.keyid[:12]}, {path}")
+            print(f"{record.id}: signed by {keyid[:12]}, {place}")
     if as_json:
         print_json({"signatures": made})
     return 0

@@ -14,6 +14,7 @@ Throughput is tokens ÷ **mean** step. The median hides stalls; it stands beside
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -122,16 +123,16 @@ def percentile(values: Sequence[float], fraction: float) -> float:
 
 def step_time(measured_ns: Sequence[int]) -> dict[str, float | int]:
     """The `step_time` part of a record, seconds, from global step durations. Raises ValueError when there are none."""
-    seconds = [value / 1e9 for value in measured_ns]
+    seconds = sorted(value / 1e9 for value in measured_ns)  # once: sorting again what is sorted costs nothing
     median = percentile(seconds, 0.5)
     return {
         "mean_s": math.fsum(seconds) / len(seconds),
         "p50_s": median,
         "p95_s": percentile(seconds, 0.95),
         "p99_s": percentile(seconds, 0.99),
-        "min_s": min(seconds),
-        "max_s": max(seconds),
-        "stalls": sum(value > STALL_FACTOR * median for value in seconds),
+        "min_s": seconds[0],
+        "max_s": seconds[-1],
+        "stalls": len(seconds) - bisect_right(seconds, STALL_FACTOR * median),
     }
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
+from lanemark.records.encoding import Survey
 from lanemark.records.observation import value_of
 
 Doc = dict[str, Any]
@@ -66,17 +67,25 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def containers(node: Any) -> list[Any]:
-    """`node` and every object and list below it, in no particular order. Walks a record in a third of the time that it
-    takes to name the paths as well, so rules look here first and ask for paths only once they have something to say.
+class Judged(Doc):
+    """A predicate while its rules are asked, with the survey that several of them begin with.
+
+    `survey` may be of the whole statement that the predicate stands in: what it does not find is not in the predicate
+    either, and what it finds is looked for again by path.
     """
-    found = [node] if isinstance(node, (dict, list)) else []
-    for each in found:  # the list grows while it is walked
-        for child in each.values() if isinstance(each, dict) else each:
-            kind = type(child)
-            if kind is dict or kind is list:
-                found.append(child)
-    return found
+
+    __slots__ = ("survey",)
+
+    def __init__(self, predicate: Doc, survey: Survey | None = None) -> None:
+        super().__init__(predicate)
+        self.survey = Survey(predicate) if survey is None else survey
+
+
+def surveyed(doc: Doc) -> Survey:
+    """Everything below `doc`, without paths. Walking a record so takes a third of the time that it takes to name the
+    paths as well, so rules look here first and ask for paths only once they have something to say.
+    """
+    return doc.survey if isinstance(doc, Judged) else Survey(doc)
 
 
 def observations(node: Any, path: str) -> list[tuple[str, Doc]]:

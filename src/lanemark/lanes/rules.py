@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from lanemark.lanes.rule import Broken, Doc, Rule
+from lanemark.lanes.rule import Broken, Doc, Judged, Rule
 from lanemark.lanes.shared_rules import SHARED_RULES
+from lanemark.records.encoding import Survey
 
 
 @cache
@@ -37,7 +38,7 @@ def rules_of(lane: object) -> tuple[Rule, ...]:
     return SHARED_RULES
 
 
-def broken_rules(predicate: Doc) -> tuple[Broken, ...]:
+def broken_rules(predicate: Doc, survey: Survey | None = None) -> tuple[Broken, ...]:
     """Every rule that the record breaks, in the order of its lane's table; empty when it keeps them all.
 
     Never raises: a record that a rule cannot even read breaks that rule, and one of no lane breaks `lane-part-alone`
@@ -45,9 +46,12 @@ def broken_rules(predicate: Doc) -> tuple[Broken, ...]:
 
     Args:
         predicate: the `predicate` of the statement, as plain JSON.
+        survey: of the predicate or of the statement around it, where the caller has it.
     """
     broken = []
     lane = predicate.get("lane") if isinstance(predicate, dict) else None
+    if isinstance(predicate, dict):
+        predicate = Judged(predicate, survey)
     for rule in rules_of(lane if isinstance(lane, str) else None):
         try:
             problem = rule.check(predicate)

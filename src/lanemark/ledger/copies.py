@@ -34,6 +34,8 @@ from lanemark.records.encoding import MAX_RECORD_BYTES, decode, digest, safe_tex
 from lanemark.records.errors import LedgerError, RecordError
 
 if TYPE_CHECKING:
+    from lanemark.ledger.remote_log import BucketLog
+    from lanemark.ledger.rows import Filters, IndexRow
     from lanemark.ledger.s3_location import S3Location
 
 _RECORD: Final = re.compile(r"objects/(?P<two>[0-9a-f]{2})/(?P<hex>(?P=two)[0-9a-f]{62})\.json")
@@ -53,6 +55,11 @@ class Fetched(NamedTuple):
     record_id: str
     data: bytes | None
     problem: str = ""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether there are bytes, and others than the name says."""
+        return self.problem == _DAMAGED
 
 
 def open_remote(place: S3Location, root: Path, environ: Mapping[str, str]) -> Ledger:
@@ -93,14 +100,17 @@ class ObjectStore:
                 "keep raw samples and logs as evidence beside the record",
             )
         record_id = digest(data)
-        self._create(record_name(record_id), data, MAX_RECORD_BYTES)
+        self.create_once(record_name(record_id), data, MAX_RECORD_BYTES)
         with contextlib.suppress(LedgerError):  # the record is safe: a copy that cannot be kept is fetched when needed
             objects.publish(self.root, data)
         return objects.object_path(self.root, record_id)
 
     def publish_evidence(self, name: str, source: Path | bytes) -> None:
         data = source if isinstance(source, bytes) else _read_evidence(name, source)
-        self._create(_evidence_name(digest(data)), data, MAX_EVIDENCE_BYTES)
+        self.create_once(_evidence_name(digest(data)), data, MAX_EVIDENCE_BYTES)
+
+    def keep_signature(self, record_id: str, keyid: str, envelope: bytes) -> bytes | None:
+        return self._create_or_read(_signature_name(record_id, keyid), envelope, MAX_ENVELOPE_BYTES)
 
     def find(self, prefix: str) -> str:
         match = _ID_PREFIX.fullmatch(prefix.strip().lower())
@@ -135,6 +145,9 @@ class ObjectStore:
     def place(self, record_id: str) -> str:
         return f"{self.bucket.name}/{record_name(record_id)}"
 
+    def signature_place(self, record_id: str, keyid: str) -> str:
+        return f"{self.bucket.name}/{_signature_name(record_id, keyid)}"
+
     @contextlib.contextmanager
     def at_hand(self, record_id: str) -> Iterator[Path]:
         """What the bucket has of a record, fetched now, whatever its bytes are; gone when the block ends."""
@@ -153,7 +166,13 @@ class ObjectStore:
                     kept = self.bucket.read(signature.name, MAX_ENVELOPE_BYTES)
                     if kept is not None:
                         _write(root / signature.name, kept)
+            self.log().at_hand(root)
             yield root
+
+    def log(self) -> BucketLog:
+        from lanemark.ledger.remote_log import BucketLog
+
+        return BucketLog(self)
 
     # -- what the bucket holds, for indexes ---------------------------------------------------------------------------
 
@@ -234,7 +253,7 @@ class ObjectStore:
     def _keep(self, record_id: str) -> None:
         """Bring a copy here. Raises as `find`, or `record-corrupt`."""
         fetched = self._fetched(record_id)
-        if fetched.problem == _DAMAGED:
+        if fetched.is_damaged:
             raise _corrupt(self.place(record_id))
         if fetched.data is None:
             raise objects.missing(record_id)
@@ -247,16 +266,25 @@ class ObjectStore:
         except OSError:
             return False
 
-    def _create(self, name: str, data: bytes, limit_bytes: int) -> None:
-        """Create an object, or find that it is there already with these bytes."""
+    def create_once(self, name: str, data: bytes, limit_bytes: int) -> None:
+        """Create an object, or find that it is there already with these bytes.
+
+        Raises:
+            RecordError: `record-corrupt`: it has others.
+            LedgerError: `ledger-unreachable` or `ledger-denied`.
+        """
+        there = self._create_or_read(name, data, limit_bytes)
+        if there not in (None, data):
+            raise _corrupt(f"{self.bucket.name}/{name}")
+
+    def _create_or_read(self, name: str, data: bytes, limit_bytes: int) -> bytes | None:
+        """Create an object, or return the bytes that are there; they may be ours, of a try whose answer was lost."""
         for _ in range(3):
             if self.bucket.create(name, data):
-                return
+                return None
             there = self.bucket.read(name, limit_bytes)
-            if there == data:
-                return
             if there is not None:
-                raise _corrupt(f"{self.bucket.name}/{name}")
+                return there
             # It was there and is gone: another writer's creation that was taken back. Ours may go in now.
         raise LedgerError(
             "ledger-unreachable",
@@ -282,6 +310,9 @@ class CopiedIndex(Index):
             report = super().refresh()
         return report._replace(bad=(*bad, *report.bad))
 
+    def listed(self, wanted: Filters, *, latest: bool = False) -> tuple[SyncReport, tuple[IndexRow, ...]]:
+        return self.refresh(), self.query(wanted, latest=latest)
+
     def sync(self) -> SyncReport:
         bad = self._store.pull(full=True)
         report = super().sync()
@@ -302,6 +333,10 @@ def record_name(record_id: str) -> str:
 def _evidence_name(named: str) -> str:
     name = named.removeprefix("sha256:")
     return f"evidence/{name[:2]}/{name}"
+
+
+def _signature_name(record_id: str, keyid: str) -> str:
+    return f"sigs/{record_id.removeprefix('sha256:')}/{keyid}.json"
 
 
 def _evidence_of(data: bytes) -> list[str]:

@@ -4,10 +4,12 @@
     2. evidence that lies with it is held against its digests;
     3. a run has one record. Where a different record of the same run is here already, or two different ones are
        offered, none of them is taken, and all are named: which one is true is not for a program to choose;
-    4. what is left is appended with its evidence.
+    4. what is left is appended with its evidence;
+    5. the signatures that lie with a record follow it, also to a record that was here already. Each must be an
+       envelope over exactly the record's bytes, under the name of the key that it names; whether that key made it is
+       asked when it is checked (`lanemark verify --key`). A different file that is here already stays.
 
-Importing again changes nothing. One bad file keeps no good one out. Signatures and logs are not taken along: a
-signature is of the bytes, which stay the same, and can be copied beside them; a log is of its own ledger.
+Importing again changes nothing. One bad file keeps no good one out. A log is of its own ledger and is not taken along.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from lanemark.ledger import objects
+from lanemark.ledger import objects, signing
 from lanemark.ledger.ledger import Ledger
 from lanemark.ledger.rows import Filters
 from lanemark.ledger.verify import verify_bytes
@@ -35,10 +37,11 @@ class Outcome:
 
     Attributes:
         file: as it was found.
-        status: `imported`, `present` (the same record was here already) or `refused`.
-        record_id: `sha256:…`, where the file's name has one.
+        status: `imported`, `present` (the same one was here already) or `refused`.
+        record_id: `sha256:…` of the record, or of the one that the file is a signature of, where a name has one.
         slug: of a refusal.
         reason: of a refusal, or what could not be taken along.
+        kind: what the file is, or was offered as.
     """
 
     file: str
@@ -46,6 +49,7 @@ class Outcome:
     record_id: str | None = None
     slug: str | None = None
     reason: str | None = None
+    kind: Literal["record", "signature"] = "record"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class _Offer:
 def import_records(
     ledger: Ledger, sources: Iterable[Path], progress: Callable[[int], None] | None = None
 ) -> list[Outcome]:
-    """Import object files, or all of a ledger's; returns one outcome a file.
+    """Import object files, or all of a ledger's, with their signatures; returns one outcome a file.
 
     Args:
         ledger: takes the records.
@@ -93,6 +97,8 @@ def import_records(
                 outcomes.append(_refusal(offer.path, _conflict(offer, rivals)))
             else:
                 outcomes.append(_taken(ledger, offer))
+            if outcomes[-1].status != "refused":
+                outcomes += _signatures(ledger, offer)
     return outcomes
 
 
@@ -193,6 +199,46 @@ def _taken(ledger: Ledger, offer: _Offer) -> Outcome:
         return _refusal(offer.path, changed)
     appended = ledger.append(data, offer.evidence)
     return Outcome(_shown(offer.path), "imported", offer.record_id, reason="; ".join(appended.notices) or None)
+
+
+def _signatures(ledger: Ledger, offer: _Offer) -> Iterator[Outcome]:
+    """What became of each signature beside a record: in its ledger's `sigs/`, or in one beside the lone file."""
+    inside = offer.path.parent.parent.name == "objects"
+    place = offer.path.parent.parent.parent if inside else offer.path.parent
+    directory = signing.signature_directory(place, offer.record_id)
+    try:
+        names = signing.sidecars(place, offer.record_id)
+        data = objects.read_file(offer.path) if names else b""
+    except OSError as error:
+        why = f"signatures cannot be looked at ({error.strerror or type(error).__name__})"
+        yield Outcome(_shown(directory), "refused", offer.record_id, "signature-invalid", why, "signature")
+        return
+    for name in names:
+        path = directory / name
+        try:
+            if digest(data) != offer.record_id:
+                raise signing.invalid("the record beside it was not the same when read again")
+            created = _signature(ledger, offer.record_id, path, data)
+        except RecordError as error:
+            yield Outcome(_shown(path), "refused", offer.record_id, error.slug, error.what, "signature")
+        else:
+            yield Outcome(_shown(path), "imported" if created else "present", offer.record_id, kind="signature")
+
+
+def _signature(ledger: Ledger, record_id: str, path: Path, data: bytes) -> bool:
+    """Take one in; whether it is new here. Raises RecordError `signature-invalid` or `signature-conflict`."""
+    keyid = signing.keyid_of(path.name)
+    if keyid is None:
+        raise signing.invalid("it is not named by the key id of a signer")
+    try:
+        raw = objects.read_file(path, signing.MAX_ENVELOPE_BYTES)
+    except OSError as error:
+        raise signing.invalid(f"it cannot be read ({error.strerror or type(error).__name__})") from None
+    signing.check_form(raw, data, keyid)
+    standing = ledger.keep_signature(record_id, keyid, raw)
+    if standing is not None and standing != raw:
+        raise signing.conflict(record_id, keyid, "its bytes are others")
+    return standing is None
 
 
 def _refusal(path: Path, error: LanemarkError) -> Outcome:

@@ -26,11 +26,11 @@ from typing import Final, NamedTuple, TypeVar
 
 from lanemark.ledger import tables
 from lanemark.ledger.objects import (
-    object_directories,
-    objects_in,
+    changed_directories,
+    read_each,
     read_file,
+    records_in,
     sweep_temporary,
-    unchanged_directories,
 )
 from lanemark.ledger.rows import Filters, IndexRow, row_from_bytes
 from lanemark.ledger.tables import SCHEMA_VERSION
@@ -46,7 +46,11 @@ _SETTLED_S: Final = 2.5
 
 
 #: Rows to a transaction of a rebuild: fewer commits write each page of the indices fewer times.
-_BATCH_ROWS: Final = 2000
+_BATCH_ROWS: Final = 5000
+#: What a rebuild may hold, in KiB (sqlite.org/pragma.html, cache_size): enough that each page is written once.
+_REBUILD_CACHE_KIB: Final = 32_000
+#: Pages of its log after which a rebuild writes them into the index (wal_autocheckpoint): four times SQLite's default.
+_REBUILD_LOG_PAGES: Final = 4000
 #: Connections opened by the process that we were forked from; kept, so that nothing ever closes them here
 #: (sqlite.org/howtocorrupt.html, section 2.6).
 _INHERITED: Final[list[sqlite3.Connection]] = []
@@ -134,6 +138,11 @@ class Index:
         ask = tables.latest if latest else tables.matching
         return self._use(lambda db: tuple(ask(db, wanted)))
 
+    def listed(self, wanted: Filters, *, latest: bool = False) -> tuple[SyncReport, tuple[IndexRow, ...]]:
+        """`refresh` and then `query`, over one connection: opening one costs as much as finding the rows."""
+        ask = tables.latest if latest else tables.matching
+        return self._use(lambda db: (self._reconcile(db, full=False), tuple(ask(db, wanted))))
+
     def stream(self, wanted: Filters) -> Iterator[IndexRow]:
         """The rows of `query`, a few at a time: memory does not grow with their number. Raises IndexUnusableError.
 
@@ -177,6 +186,8 @@ class Index:
         def reconcile(db: sqlite3.Connection) -> SyncReport:
             if (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise _UnfitError(f"it is damaged ({verdict[:80]})")
+            db.execute(f"PRAGMA cache_size=-{_REBUILD_CACHE_KIB}")
+            db.execute(f"PRAGMA wal_autocheckpoint={_REBUILD_LOG_PAGES}")
             return self._reconcile(db, full=True)
 
         return self._use(reconcile)
@@ -188,7 +199,7 @@ class Index:
         for last in (False, True):
             used = self._identity()
             try:
-                with self._connection() as db:
+                with self._connection(used) as db:
                     return work(db)
             except _UnfitError as error:
                 why = str(error)
@@ -206,11 +217,11 @@ class Index:
         raise AssertionError("unreachable: the second try returns or raises")
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """An open index: the kept one while it is still the file's, else one for this call."""
+    def _connection(self, found: tuple[int, int] | None) -> Iterator[sqlite3.Connection]:
+        """An open index: the kept one while it is still the file's, which is `found`, else one for this call."""
         if self._kept is not None:
             db, identity, owner = self._kept
-            if owner == os.getpid() and identity is not None and identity == self._identity():
+            if owner == os.getpid() and identity is not None and identity == found:
                 yield db
                 return
             self._release()
@@ -337,10 +348,9 @@ class Index:
         fresh = not db.execute("SELECT reconciled FROM ledger").fetchone()[0]
         written = removed = 0
         bad: list[BadFile] = []
-        unchanged = set() if full else unchanged_directories(self.ledger_root, seen)
-        present = set(unchanged)
+        directories, present = changed_directories(self.ledger_root, {} if full else seen)
         changes: list[_Change] = []
-        for directory in object_directories(self.ledger_root, unchanged):
+        for directory in directories:
             if directory.problem is not None:
                 bad.append(self._bad(directory.path, directory.problem))
                 continue
@@ -374,24 +384,28 @@ class Index:
     ) -> _Change:
         """What one two-digit directory has that the index has not. Files are read before the write lock is taken."""
         known = tables.rows_within(db, directory.name)
+        names, others = records_in(directory)
+        bad += [self._bad(item.path, item.problem or "is not a record") for item in others]
         kept: set[str] = set()
         rows: list[IndexRow] = []
-        for item in objects_in(directory):
-            if item.record_id is None:
-                bad.append(self._bad(item.path, item.problem or "is not a record"))
-            elif item.record_id in known and not full:
-                kept.add(item.record_id)
-            else:
-                try:
-                    row = read_row(item.path, item.record_id)
-                except FileNotFoundError:
-                    continue
-                except (ValueError, OSError) as error:
-                    bad.append(self._bad(item.path, _reason(error)))
-                    continue
-                kept.add(item.record_id)
-                if known.get(item.record_id) != row:
-                    rows.append(row)
+        if not full:
+            kept = {record_id for name in names if (record_id := f"sha256:{name[:64]}") in known}
+            names = [name for name in names if f"sha256:{name[:64]}" not in kept]
+        for name, data in read_each(directory, names):
+            record_id = f"sha256:{name[:64]}"
+            try:
+                if isinstance(data, bytes) and digest(data) == record_id:
+                    row = row_from_bytes(record_id, data)
+                else:
+                    row = read_row(directory / name, record_id)  # long, or else it says what is wrong
+            except FileNotFoundError:
+                continue
+            except (ValueError, OSError) as error:
+                bad.append(self._bad(directory / name, _reason(error)))
+                continue
+            kept.add(record_id)
+            if known.get(record_id) != row:
+                rows.append(row)
         settled = time.time() - mtime_ns / 1e9 >= _SETTLED_S
         return _Change(directory.name, mtime_ns if settled else 0, rows, sorted(known.keys() - kept))
 

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from lanemark.ledger import objects
 from lanemark.ledger.index import BadFile, Index, IndexUnusableError, SyncReport, read_row
 from lanemark.ledger.local import LocalStore, unreadable
-from lanemark.ledger.rows import Filters, IndexRow, row_from_bytes, select
-from lanemark.records.encoding import digest, safe_text
+from lanemark.ledger.rows import Filters, IndexRow, row_from_bytes, row_of, select
+from lanemark.records.encoding import decode, digest, safe_text
 from lanemark.records.errors import LedgerError, RecordError
 
 if TYPE_CHECKING:
     from lanemark.ledger.keys import PublicKey
-    from lanemark.ledger.store import RowIndex, Store
+    from lanemark.ledger.store import Log, RowIndex, Store
     from lanemark.ledger.verify import Verification
     from lanemark.records.reading import RecordView
 
@@ -102,6 +102,7 @@ class Ledger:
             indexes = (Index(index_path(root, os.environ if environ is None else environ), root),)
         self._index: RowIndex = indexes[0]
         self._spare = indexes[1:]
+        self._is_many = False
 
     @property
     def is_remote(self) -> bool:
@@ -137,10 +138,27 @@ class Ledger:
         path = self._store.publish(data)
         record_id = digest(data)
         try:
-            self._index.add(row_from_bytes(record_id, data))
+            # For one record alone, bringing in what finds a row without parsing takes longer than parsing.
+            self._index.add(row_from_bytes(record_id, data) if self._is_many else row_of(record_id, decode(data)))
         except (IndexUnusableError, ValueError) as error:
             notices.append(f"the record is kept but not indexed ({error}); `lanemark index sync` lists it")
         return Appended(record_id, path, tuple(notices))
+
+    def keep_signature(self, record_id: str, keyid: str, envelope: bytes) -> bytes | None:
+        """Create a signature's file beside a record; what stands there is never replaced, but returned.
+
+        Raises:
+            LedgerError: `ledger-unwritable`, `ledger-unreachable` or `ledger-denied`.
+        """
+        return self._store.keep_signature(record_id, keyid, envelope)
+
+    def signature_place(self, record_id: str, keyid: str) -> str:
+        """Where a signature of a record lies or would lie: a path, or `s3://…`."""
+        return self._store.signature_place(record_id, keyid)
+
+    def log(self) -> Log:
+        """The log of this ledger's records, which may not have been begun (`lanemark.ledger.log`)."""
+        return self._store.log()
 
     def find(self, id_or_prefix: str) -> Path:
         """The file of one record on this machine, by its id, the beginning of its id, or its run id.
@@ -223,7 +241,7 @@ class Ledger:
         wanted = Filters(lane, gpu, preset, since, run_id, limit, surface, mode, startup, outcome, until, commit)
         rows, bad, notices = self._ask(
             wanted,
-            lambda index, asked: index.query(asked, latest=latest),
+            lambda index, asked: index.listed(asked, latest=latest),
             lambda found: select(found, wanted, latest=latest),
         )
         return Listing(tuple(rows), bad, notices)
@@ -236,7 +254,8 @@ class Ledger:
         """
         return Streaming(*self._ask(wanted, self._streamed, lambda rows: iter(select(rows, wanted))))
 
-    def _streamed(self, index: RowIndex, wanted: Filters) -> Iterator[IndexRow]:
+    def _streamed(self, index: RowIndex, wanted: Filters) -> tuple[SyncReport, Iterator[IndexRow]]:
+        report = index.refresh()
         rows = index.stream(wanted)
         first = next(rows, None)  # asked for now, so that an index which cannot be used is found out before any output
 
@@ -253,12 +272,12 @@ class Ledger:
                     "run the command again; the records are unharmed, and what was written so far is not all of them",
                 ) from error
 
-        return all_of_them()
+        return report, all_of_them()
 
     def _ask(
         self,
         wanted: Filters,
-        ask: Callable[[RowIndex, Filters], _Rows],
+        ask: Callable[[RowIndex, Filters], tuple[SyncReport, _Rows]],
         otherwise: Callable[[tuple[IndexRow, ...]], _Rows],
     ) -> tuple[_Rows, tuple[BadFile, ...], tuple[str, ...]]:
         """Rows from the first index that works, brought up to date, else from reading every record."""
@@ -271,8 +290,7 @@ class Ledger:
         notices: list[str] = []
         for index in (self._index, *self._spare):
             try:
-                report = index.refresh()
-                rows = ask(index, wanted)
+                report, rows = ask(index, wanted)
             except IndexUnusableError as error:
                 notices.append(f"{index.name} cannot be used ({error})")
                 continue
@@ -289,8 +307,12 @@ class Ledger:
 
         Each is as safe as outside the block. Not for use from several threads.
         """
-        with self._index.kept_open() if isinstance(self._index, Index) else contextlib.nullcontext():
-            yield
+        outer, self._is_many = self._is_many, True
+        try:
+            with self._index.kept_open() if isinstance(self._index, Index) else contextlib.nullcontext():
+                yield
+        finally:
+            self._is_many = outer
 
     def sync(self) -> SyncReport:
         """Read and hash every file and make the index say what they say.

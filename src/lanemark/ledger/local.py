@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lanemark.ledger import objects
 from lanemark.records.encoding import safe_text
 from lanemark.records.errors import LedgerError
+
+if TYPE_CHECKING:
+    from lanemark.ledger.store import Log
 
 
 class LocalStore:
@@ -33,6 +37,11 @@ class LocalStore:
     def publish_evidence(self, name: str, source: Path | bytes) -> None:
         objects.publish_evidence(self.root, name, source)
 
+    def keep_signature(self, record_id: str, keyid: str, envelope: bytes) -> bytes | None:
+        from lanemark.ledger.signing import keep
+
+        return keep(self.root, record_id, keyid, envelope)
+
     def find(self, prefix: str) -> str:
         try:
             return "sha256:" + objects.find(self.root, prefix).stem
@@ -45,8 +54,18 @@ class LocalStore:
     def place(self, record_id: str) -> str:
         return os.fspath(self.path(record_id))
 
+    def signature_place(self, record_id: str, keyid: str) -> str:
+        from lanemark.ledger.signing import signature_directory
+
+        return os.fspath(signature_directory(self.root, record_id) / f"{keyid}.json")
+
     def at_hand(self, record_id: str) -> contextlib.AbstractContextManager[Path]:  # noqa: ARG002 - the protocol's
         return contextlib.nullcontext(self.root)
+
+    def log(self) -> Log:
+        from lanemark.ledger.log import TransparencyLog
+
+        return TransparencyLog(self.root)
 
 
 def unreadable(root: Path, error: OSError) -> LedgerError:

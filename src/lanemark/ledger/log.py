@@ -38,6 +38,7 @@ from lanemark.ledger.checkpoint import Head, SignedHead
 from lanemark.ledger.keys import SigningKey
 from lanemark.ledger.merkle import (
     EMPTY_ROOT,
+    Peaks,
     complete_root,
     consistency_proof,
     consistent,
@@ -89,11 +90,12 @@ class TransparencyLog:
 
     Args:
         ledger_root: the ledger. Nothing is created before the first append.
+        directory: where the log lies, when that is not in the ledger.
     """
 
-    def __init__(self, ledger_root: Path) -> None:
+    def __init__(self, ledger_root: Path, *, directory: Path | None = None) -> None:
         self.ledger_root = ledger_root
-        self.directory = ledger_root / "log"
+        self.directory = ledger_root / "log" if directory is None else directory
 
     def exists(self) -> bool:
         """Whether the ledger has a log. Raises LedgerError `log-damaged` (tiles and no head), `ledger-unreadable`."""
@@ -109,11 +111,7 @@ class TransparencyLog:
     def head(self) -> Head:
         """The present state. Raises LedgerError `log-missing`, `log-damaged` or `ledger-unreadable`."""
         if not self.exists():
-            raise LedgerError(
-                "log-missing",
-                f"the ledger {self._shown()} has no log",
-                "start one with `lanemark log append --all`",
-            )
+            raise missing_log(self._shown())
         try:
             data = read_file(self.directory / "head", checkpoint.MAX_NOTE_BYTES)
             return checkpoint.parse_head(data.decode("utf-8"))
@@ -122,18 +120,22 @@ class TransparencyLog:
         except (UnicodeDecodeError, LanemarkError):
             raise self._damaged("its head does not have a head's form") from None
 
-    def append(self, record_ids: Sequence[str]) -> Appending:
+    def append(self, record_ids: Sequence[str], origin: str | None = None) -> Appending:
         """Add records that are not in the log yet, in the order given. Once this returns they stay.
+
+        Args:
+            record_ids: `sha256:…` each.
+            origin: the name of the log, should this be its first entries; a new one when not given.
 
         Raises:
             LedgerError: `ledger-unwritable`, `ledger-unreadable`, or `log-damaged`: nothing is ever built on a tree
                 whose right edge does not lead to its root.
         """
         wanted = list(dict.fromkeys(record_ids))
-        assert all(_ENTRY.fullmatch(record_id) for record_id in wanted)
+        assert all(map(is_entry, wanted))
         try:
             with self._alone():
-                head = self._head_to_grow()
+                head = self._head_to_grow(origin)
                 tiles = Tiles(self.directory, head.size)
                 known = self._known(head, tiles, wanted)
                 new = [record_id for record_id in wanted if record_id not in known]
@@ -144,6 +146,28 @@ class TransparencyLog:
         except OSError as error:
             raise unwritable(self.ledger_root, error) from error
         return Appending(tuple(new), tuple(known), head)
+
+    def known(self, record_ids: Sequence[str]) -> list[str]:
+        """Those of the records that are in the log.
+
+        Raises:
+            LedgerError: `log-missing`, `log-damaged`, `ledger-unreadable`.
+        """
+        return self._at_head(lambda head, tiles: self._known(head, tiles, record_ids))
+
+    def entries(self) -> Iterator[str]:
+        """Every entry in its order, read while it is used. Raises as `audit`."""
+        try:
+            for bundle in Tiles(self.directory, self.head().size).entries():
+                yield from (entry.decode("ascii", "replace") for entry in bundle)
+        except TileError as error:
+            raise self._damaged(str(error)) from None
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def peaks(self) -> Peaks:
+        """What a tree needs to know of the present one to grow. Raises as `known`."""
+        return self._at_head(lambda head, tiles: Peaks.of(tiles.at, head.size))
 
     def prove(self, record_id: str) -> Inclusion:
         """Where a record is in the log, with a proof that was checked against the present root.
@@ -322,11 +346,11 @@ class TransparencyLog:
         finally:
             os.close(lock)
 
-    def _head_to_grow(self) -> Head:
+    def _head_to_grow(self, origin: str | None) -> Head:
         if self.exists():
             return self.head()
         # The specification wants a name that no other log has; a ledger has no address to take one from.
-        head = Head(f"lanemark/{secrets.token_hex(16)}", 0, EMPTY_ROOT)
+        head = Head(origin or f"lanemark/{secrets.token_hex(16)}", 0, EMPTY_ROOT)
         self._put("head", head.text.encode())
         return head
 
@@ -386,6 +410,16 @@ class TransparencyLog:
             f"the log of the ledger {self._shown()} cannot be read ({error.strerror or type(error).__name__})",
             "check the permissions of its directory and of the files in it",
         )
+
+
+def is_entry(text: str) -> bool:
+    """Whether this is what a log's entries are: the id of a record."""
+    return _ENTRY.fullmatch(text) is not None
+
+
+def missing_log(ledger: str) -> LedgerError:
+    """The `log-missing` error."""
+    return LedgerError("log-missing", f"the ledger {ledger} has no log", "start one with `lanemark log append --all`")
 
 
 def _there(path: Path) -> bool:

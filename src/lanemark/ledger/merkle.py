@@ -59,6 +59,41 @@ def range_hash(at: HashAt, begin: int, end: int) -> bytes:
     return node_hash(range_hash(at, begin, begin + split), range_hash(at, begin + split, end))
 
 
+class Peaks:
+    """A tree that only grows, as the hashes of its complete subtrees from the left: all that its root needs."""
+
+    def __init__(self) -> None:
+        #: (how many entries, their hash) each; the numbers are the powers of two that add up to the size.
+        self._peaks: list[tuple[int, bytes]] = []
+
+    @classmethod
+    def of(cls, at: HashAt, size: int) -> Peaks:
+        """The peaks of a tree of `size` entries."""
+        made, begin = cls(), 0
+        for height in reversed(range(size.bit_length())):
+            if size >> height & 1:
+                made._peaks.append((1 << height, at(height, begin >> height)))
+                begin += 1 << height
+        return made
+
+    def add(self, leaf: bytes) -> None:
+        """One more entry, by its leaf hash."""
+        count, found = 1, leaf
+        while self._peaks and self._peaks[-1][0] == count:
+            found = node_hash(self._peaks.pop()[1], found)
+            count *= 2
+        self._peaks.append((count, found))
+
+    def root(self) -> bytes:
+        """The root over all entries."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        found = self._peaks[-1][1]
+        for _, left in reversed(self._peaks[:-1]):
+            found = node_hash(left, found)
+        return found
+
+
 def root(at: HashAt, size: int) -> bytes:
     """The root over the first `size` entries."""
     return range_hash(at, 0, size) if size else EMPTY_ROOT

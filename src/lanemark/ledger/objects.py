@@ -22,7 +22,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -30,13 +30,18 @@ from lanemark.records.encoding import MAX_RECORD_BYTES
 from lanemark.records.errors import LedgerError, RecordError
 
 _CHUNK_BYTES: Final = 1024 * 1024
+#: Longer than the record of a run on eight ranks; what is longer is read again, whole.
+_SMALL_BYTES: Final = 64 * 1024
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_REGULAR: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _PREFIX: Final = re.compile(r"[0-9a-f]{2}")
 _OBJECT_NAME: Final = re.compile(r"(?P<hex>[0-9a-f]{64})\.json")
 _ID: Final = re.compile(r"(?:sha256:)?(?P<hex>[0-9a-f]{1,64})")
 #: A writer that cannot be asked (no flock on that file system) and has not touched its file for a day is gone.
 _UNLOCKABLE_AGE_S: Final = 86_400.0
 #: File systems without hard links (FAT, some FUSE mounts) answer with one of these.
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 #: Directories that cannot be fsynced (some network and FUSE file systems) answer with one of these.
 _NO_DIRECTORY_FSYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF})
 
@@ -52,13 +57,13 @@ class ObjectFile(NamedTuple):
 def object_path(ledger_root: Path, record_id: str) -> Path:
     """Where the record `sha256:<64 hex>` lies. Pure: touches nothing."""
     name = record_id.removeprefix("sha256:")
-    return ledger_root / "objects" / name[:2] / f"{name}.json"
+    return ledger_root / f"objects/{name[:2]}/{name}.json"
 
 
 def evidence_path(ledger_root: Path, digest: str) -> Path:
     """Where the evidence `sha256:<64 hex>` lies. Pure: touches nothing."""
     name = digest.removeprefix("sha256:")
-    return ledger_root / "evidence" / name[:2] / name
+    return ledger_root / f"evidence/{name[:2]}/{name}"
 
 
 def publish(ledger_root: Path, data: bytes) -> Path:
@@ -78,11 +83,11 @@ def publish(ledger_root: Path, data: bytes) -> Path:
         )
     target = object_path(ledger_root, hashlib.sha256(data).hexdigest())
     try:
-        if _settled(target):
+        if os.access(target, os.F_OK) and _settled(target):
             return target
         temporary, descriptor = _open_temporary(ledger_root)
         try:
-            _write(descriptor, (data,))
+            _put(descriptor, data)
             _seal(descriptor)
             _link(ledger_root, temporary, target)
         finally:
@@ -130,37 +135,81 @@ def iter_objects(ledger_root: Path) -> Iterator[ObjectFile]:
             yield from objects_in(directory.path)
 
 
-def object_directories(ledger_root: Path, leave_out: Collection[str] = ()) -> Iterator[ObjectFile]:
-    """The two-digit directories of `objects/` but those named, and whatever else lies there with its problem."""
-    for entry in _entries(ledger_root / "objects"):
-        if entry.name in leave_out:
-            continue
-        known = _PREFIX.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-        yield ObjectFile(Path(entry.path), None, None if known else "is not one of the ledger's directories")
+def object_directories(ledger_root: Path) -> list[ObjectFile]:
+    """The two-digit directories of `objects/`, and whatever else lies there with its problem; raises OSError."""
+    return changed_directories(ledger_root, {})[0]
 
 
-def unchanged_directories(ledger_root: Path, times_ns: Mapping[str, int]) -> set[str]:
-    """Which directories of `objects/` have the modification time given for them. One `stat` each; raises OSError."""
-    return {
-        entry.name
-        for entry in _entries(ledger_root / "objects")
-        if entry.name in times_ns
-        and entry.is_dir(follow_symlinks=False)
-        and entry.stat(follow_symlinks=False).st_mtime_ns == times_ns[entry.name]
-    }
+def changed_directories(ledger_root: Path, times_ns: Mapping[str, int]) -> tuple[list[ObjectFile], set[str]]:
+    """As `object_directories`, without those that have the modification time given for them; and the names of those.
+
+    One `stat` a directory whose time is given. Raises OSError.
+    """
+    objects = ledger_root / "objects"
+    try:
+        folder = os.open(objects, _FOLDER)
+    except FileNotFoundError:
+        return [], set()  # a new ledger
+    changed: list[ObjectFile] = []
+    unchanged: set[str] = set()
+    try:
+        with os.scandir(folder) as entries:  # by descriptor, so that a `stat` does not walk the path again
+            for entry in entries:
+                name = entry.name
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder and times_ns.get(name) == entry.stat(follow_symlinks=False).st_mtime_ns:
+                    unchanged.add(name)
+                else:
+                    known = is_folder and _PREFIX.fullmatch(name)
+                    problem = None if known else "is not one of the ledger's directories"
+                    changed.append(ObjectFile(objects / name, None, problem))
+    finally:
+        os.close(folder)
+    return sorted(changed), unchanged
 
 
 def objects_in(directory: Path) -> Iterator[ObjectFile]:
     """The entries of one two-digit directory of `objects/`."""
+    names, others = records_in(directory)
+    yield from sorted([*(ObjectFile(directory / name, f"sha256:{name[:64]}") for name in names), *others])
+
+
+def records_in(directory: Path) -> tuple[list[str], list[ObjectFile]]:
+    """File names of the records in a two-digit directory of `objects/`, and whatever else lies there. In order."""
+    names: list[str] = []
+    others: list[ObjectFile] = []
     for entry in _entries(directory):
-        match = _OBJECT_NAME.fullmatch(entry.name)
-        path = Path(entry.path)
-        if match is None or not entry.name.startswith(directory.name):
-            yield ObjectFile(path, None, "is not named as a record of this directory")
+        if _OBJECT_NAME.fullmatch(entry.name) is None or not entry.name.startswith(directory.name):
+            others.append(ObjectFile(Path(entry.path), None, "is not named as a record of this directory"))
         elif not entry.is_file(follow_symlinks=False):
-            yield ObjectFile(path, None, "is not a regular file")
+            others.append(ObjectFile(Path(entry.path), None, "is not a regular file"))
         else:
-            yield ObjectFile(path, "sha256:" + match["hex"])
+            names.append(entry.name)
+    return names, others
+
+
+def read_each(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
+    """The bytes of files in one directory, or why they cannot be read, in as few system calls as there can be.
+
+    Made for very many small files that were found to be regular ones and whose names are digests: what a read gives
+    is all of a small local file, and whoever finds that it does not hash to its name asks `read_file` once more.
+    Never follows a link and never waits for a FIFO. Raises OSError when the directory itself cannot be opened.
+    """
+    folder = os.open(directory, _FOLDER)
+    try:
+        for name in names:
+            try:
+                descriptor = os.open(name, _REGULAR, dir_fd=folder)
+                try:
+                    data = os.read(descriptor, _SMALL_BYTES)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                yield name, error
+            else:
+                yield name, data
+    finally:
+        os.close(folder)
 
 
 def find(ledger_root: Path, prefix: str) -> Path:
@@ -283,10 +332,12 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def _open_temporary(ledger_root: Path) -> tuple[str, int]:
-    directory = ledger_root / "tmp"
-    _make_directories(directory)
-    path = os.path.join(directory, f"{os.getpid()}-{os.urandom(8).hex()}.tmp")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    path = f"{os.path.join(ledger_root, 'tmp')}/{os.getpid()}-{os.urandom(8).hex()}.tmp"
+    try:
+        descriptor = os.open(path, _NEW, 0o600)
+    except FileNotFoundError:  # the ledger's first file; looking for the directory every time would cost every append
+        _make_directories(ledger_root / "tmp")
+        descriptor = os.open(path, _NEW, 0o600)
     with contextlib.suppress(OSError):  # no locks on this file system: sweeping then goes by age alone
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return path, descriptor
@@ -297,10 +348,14 @@ def _write(descriptor: int, parts: Iterable[bytes]) -> str:
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)
-        view = memoryview(part)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _put(descriptor, part)
     return sha.hexdigest()
+
+
+def _put(descriptor: int, data: bytes) -> None:
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
 
 
 def _chunks(name: str, source: Path) -> Iterator[bytes]:
@@ -328,17 +383,21 @@ def _seal(descriptor: int) -> None:
 
 
 def _link(ledger_root: Path, temporary: str, target: Path) -> None:
-    _make_directories(target.parent)
     try:
-        os.link(temporary, target)
+        try:
+            os.link(temporary, target)
+        except FileNotFoundError:  # one of the ledger's first records
+            _make_directories(target.parent)
+            os.link(temporary, target)
     except FileExistsError:
         if not _settled(target):
             # The name is taken by other bytes than its own: a damaged disk or a hand. Kept apart, never thrown away.
             _set_aside(ledger_root, target)
             os.link(temporary, target)
     except OSError as error:
-        if error.errno not in _NO_LINKS or not os.path.exists(temporary):
+        if error.errno not in NO_LINKS or not os.path.exists(temporary):
             raise
+        _make_directories(target.parent)
         os.replace(temporary, target)  # the name says the content, so whatever it replaces is equal to it
     _sync_directory(target.parent)
 

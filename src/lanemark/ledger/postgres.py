@@ -117,6 +117,9 @@ class PostgresIndex:
         text, values = self._question(wanted, latest=latest)
         return self._use(lambda db: tuple(IndexRow(*found) for found in db.execute(text, values)), patience=_BULK)
 
+    def listed(self, wanted: Filters, *, latest: bool = False) -> tuple[SyncReport, tuple[IndexRow, ...]]:
+        return self.refresh(), self.query(wanted, latest=latest)
+
     def stream(self, wanted: Filters) -> Iterator[IndexRow]:
         text, values = self._question(wanted, latest=False)
         db = self._use(lambda db: db)

@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from lanemark.ledger.skim import skim
 from lanemark.records.encoding import decode, safe_text
 from lanemark.records.observation import value_of
 
@@ -96,18 +95,20 @@ def row_from_bytes(record_id: str, data: bytes) -> IndexRow:
     the same row for a well-formed record, which a test holds over the corpus. Skimming looks at what a row shows: a
     record that is broken elsewhere is refused by whoever reads it, not here.
     """
+    from lanemark.ledger.skim import skim
+
     found = skim(data)
     if found is None:
         return row_of(record_id, decode(data))
     case, at = found
     return IndexRow(
         id=record_id,
-        run_id=_needed("run_id", at["run_id"]),
-        lane=_needed("lane", at["lane"]),
+        run_id=at["run_id"][:_MAX_TEXT],  # what is not an observation was matched: plain text, not empty
+        lane=at["lane"],
         preset=_needed("preset", case.get("preset")),
-        created=_needed("created", at["sealed_at"]),
-        outcome=_needed("outcome", at["outcome"]),
-        receipt=at["receipt"] is True,
+        created=at["sealed_at"][:_MAX_TEXT],
+        outcome=at["outcome"][:_MAX_TEXT],
+        receipt=at["receipt"],
         device_class=_text(value_of(at["device_class"])),
         world_size=_whole(value_of(at["world_size"])),
         mode=_text(value_of(at["mode"])),
@@ -119,7 +120,7 @@ def row_from_bytes(record_id: str, data: bytes) -> IndexRow:
         tokens_per_s=_number(value_of(at["tokens_per_s"])),
         step_p50_s=_number(_at(value_of(at["step_time"]), "p50_s")),
         git_commit=_text(value_of(at["commit"])),
-        plan_digest=_text(at["plan_digest"]),
+        plan_digest=at["plan_digest"],
     )
 
 

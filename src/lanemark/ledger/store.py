@@ -11,12 +11,15 @@ Shapes for the type checker, which nothing needs at run time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from lanemark.ledger.checkpoint import Head, SignedHead
     from lanemark.ledger.index import SyncReport
+    from lanemark.ledger.keys import SigningKey
+    from lanemark.ledger.log import Appending, Inclusion, LostRecord
     from lanemark.ledger.rows import Filters, IndexRow
 
 
@@ -43,6 +46,16 @@ class Store(Protocol):
     def publish_evidence(self, name: str, source: Path | bytes) -> None:
         """Keep a piece of evidence. Raises as `publish`, or `attempt-unreadable` for a source that cannot be read."""
 
+    def keep_signature(self, record_id: str, keyid: str, envelope: bytes) -> bytes | None:
+        """Create a signature's file beside a record; what stands there is never replaced.
+
+        Returns:
+            None when it was created now, else the bytes that are there.
+
+        Raises:
+            LedgerError: the store cannot take it.
+        """
+
     def find(self, prefix: str) -> str:
         """The one record id that begins with `prefix`. A whole id may be taken at its word.
 
@@ -57,8 +70,27 @@ class Store(Protocol):
     def place(self, record_id: str) -> str:
         """Where a record lies, in the store's own terms, for messages."""
 
+    def signature_place(self, record_id: str, keyid: str) -> str:
+        """Where a signature of a record lies, in the store's own terms, for messages."""
+
     def at_hand(self, record_id: str) -> contextlib.AbstractContextManager[Path]:
         """A directory laid out as a ledger that holds what the store really has of this record, to be verified."""
+
+    def log(self) -> Log:
+        """The store's log of its records, which may not have been begun."""
+
+
+class Log(Protocol):
+    """An append-only log of records. What its methods promise is written at `lanemark.ledger.log.TransparencyLog`."""
+
+    def exists(self) -> bool: ...
+    def append(self, record_ids: Sequence[str]) -> Appending: ...
+    def prove(self, record_id: str) -> Inclusion: ...
+    def consistent_with(self, old: Head) -> tuple[Head, tuple[bytes, ...]]: ...
+    def audit(self) -> Head: ...
+    def lost_records(self) -> Iterator[LostRecord]: ...
+    def sign(self, keys: Sequence[SigningKey]) -> bytes: ...
+    def published(self) -> SignedHead | None: ...
 
 
 class RowIndex(Protocol):
@@ -75,6 +107,9 @@ class RowIndex(Protocol):
 
     def query(self, wanted: Filters, *, latest: bool = False) -> tuple[IndexRow, ...]:
         """Rows that are wanted, newest first; with `latest` only the newest of each series."""
+
+    def listed(self, wanted: Filters, *, latest: bool = False) -> tuple[SyncReport, tuple[IndexRow, ...]]:
+        """`refresh` and then `query`."""
 
     def stream(self, wanted: Filters) -> Iterator[IndexRow]:
         """The rows of `query`, a few at a time."""

@@ -3,7 +3,9 @@
 Most of what is asked about (lane, preset, device, mode, outcome …) takes few values, and few combinations of them ever
 occur. So each combination is one row of `groups`, and a record's row names its group:
 
-* a filter over those columns is a look through `groups`: thousands of rows, however many records there are;
+* a filter over those columns is a look through `groups`: thousands of rows, however many records there are. It begins
+  with one number a group, `mask`, in which every filtered column has a byte that depends on its value: groups whose
+  bytes differ from those asked for are passed over without reading their columns, and the others are compared in full;
 * the newest records of the groups found are merged, the group with the newest record first, and the merge stops as soon
   as no group left can hold a newer one. A question with a limit so costs about as many look-ups as its limit. (With an
   end in time this bound is lost, and the records are walked from that end backwards instead);
@@ -19,19 +21,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
-from operator import attrgetter, itemgetter
+from binascii import crc32
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any, Final
 
 from lanemark.ledger.rows import AFTER, SERIES, Filters, IndexRow, newest_first
 
-#: 2: groups. 1 had one wide table.
-SCHEMA_VERSION: Final = 2
+#: 3: `mask`. 2 looked through whole groups; 1 had one wide table.
+SCHEMA_VERSION: Final = 3
 #: The columns that a group is made of.
 GROUPED: Final = (
     "lane", "preset", "outcome", "device_class", "world_size", "mode", "compile", "dtype", "surface", "startup_state",
     "path_class",
 )  # fmt: skip
+#: Filter by its column. Each has a byte of `mask`, in this order.
+_FILTERED: Final = {
+    "lane": "lane", "preset": "preset", "gpu": "device_class", "surface": "surface", "mode": "mode",
+    "startup": "startup_state", "outcome": "outcome",
+}  # fmt: skip
 _NAMES: Final = IndexRow._fields
 _OWN: Final = tuple(name for name in _NAMES if name not in GROUPED)
 SCHEMA: Final = (
@@ -40,12 +48,9 @@ SCHEMA: Final = (
     """CREATE TABLE groups (
         grp INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, newest TEXT NOT NULL, lane TEXT NOT NULL,
         preset TEXT NOT NULL, outcome TEXT NOT NULL, device_class TEXT COLLATE NOCASE, world_size INTEGER, mode TEXT,
-        compile TEXT, dtype TEXT, surface TEXT, startup_state TEXT, path_class TEXT
+        compile TEXT, dtype TEXT, surface TEXT, startup_state TEXT, path_class TEXT, mask INTEGER NOT NULL
     )""",
-    # All that a filter or a series asks of a group, so that looking through the groups reads this index alone.
-    """CREATE INDEX by_newest ON groups (
-        newest DESC, lane, preset, outcome, device_class, world_size, mode, compile, surface, startup_state
-    )""",
+    "CREATE INDEX by_newest ON groups (newest DESC, mask)",
     """CREATE TABLE records (
         id BLOB NOT NULL UNIQUE, grp INTEGER NOT NULL, run_id TEXT NOT NULL, created TEXT NOT NULL,
         receipt INTEGER NOT NULL, tokens_per_s REAL, step_p50_s REAL, git_commit TEXT, plan_digest TEXT
@@ -59,8 +64,11 @@ _SELECT: Final = f"SELECT {', '.join(_NAMES)} FROM"
 _ORDER: Final = "ORDER BY created DESC, id"
 #: Above this many rows merging groups has no advantage over walking all records in their order.
 _MERGED: Final = 1000
-_group_of: Final = attrgetter(*GROUPED)
-_own_of: Final = attrgetter(*(name for name in _OWN if name != "id"))
+#: Rows fetched by one statement: few enough values for every SQLite (999 before version 3.32; sqlite.org/limits.html).
+_AT_ONCE: Final = 250
+_group_of: Final = itemgetter(*(_NAMES.index(name) for name in GROUPED))  # of a row, which is a tuple
+_own_of: Final = itemgetter(*(_NAMES.index(name) for name in _OWN if name != "id"))
+_key_of: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _ADD: Final = (
     f"INSERT OR REPLACE INTO records (id, grp, {', '.join(name for name in _OWN if name != 'id')}) "  # noqa: S608
     f"VALUES ({', '.join('?' * (len(_OWN) + 1))})"
@@ -70,29 +78,50 @@ _ADD: Final = (
 def insert(db: sqlite3.Connection, rows: Iterable[IndexRow]) -> None:
     """Put rows in, replacing those of the same id. Inside a write transaction."""
     groups: dict[tuple[Any, ...], tuple[int, str]] = {}
+    newer: dict[int, str] = {}
     values = []
     for row in rows:
         named = _group_of(row)
-        grp, newest = groups.get(named) or _group(db, named, row.created)
-        groups[named] = (grp, max(newest, row.created))
+        found = groups.get(named)
+        if found is None:
+            found = groups[named] = _group(db, named, row.created)
+        grp, newest = found
+        if row.created > newest:
+            groups[named] = (grp, row.created)
+            newer[grp] = row.created
         values.append((_blob(row.id), grp, *_own_of(row)))
     db.executemany(_ADD, values)
-    db.executemany(
-        "UPDATE groups SET newest = ?1 WHERE grp = ?2 AND newest < ?1",
-        [(newest, grp) for grp, newest in groups.values()],
-    )
+    if newer:
+        raised = [(newest, grp) for grp, newest in newer.items()]
+        db.executemany("UPDATE groups SET newest = ?1 WHERE grp = ?2 AND newest < ?1", raised)
 
 
 def _group(db: sqlite3.Connection, named: tuple[Any, ...], created: str) -> tuple[int, str]:
     """(number, newest) of a group, made if it is new. Unlike a unique index, a key takes two NULLs for equal."""
-    key = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
+    key = _key_of(named)
     found = db.execute("SELECT grp, newest FROM groups WHERE key = ?", (key,)).fetchone()
     if found is not None:
         return found[0], found[1]
-    text = f"INSERT INTO groups (key, newest, {', '.join(GROUPED)}) VALUES ({', '.join('?' * (len(GROUPED) + 2))})"  # noqa: S608
-    made = db.execute(text, (key, created, *named)).lastrowid
+    columns = dict(zip(GROUPED, named, strict=True))
+    mask, _ = _mask({column: columns[column] for column in _FILTERED.values()})
+    text = (
+        f"INSERT INTO groups (key, newest, mask, {', '.join(GROUPED)}) VALUES ({', '.join('?' * (len(GROUPED) + 3))})"  # noqa: S608
+    )
+    made = db.execute(text, (key, created, mask, *named)).lastrowid
     assert made is not None, "an INSERT gives the row it made"
     return made, created
+
+
+def _mask(values: Mapping[str, str | None]) -> tuple[int, int]:
+    """(the bytes that `mask` has for these columns' values, all bits of those bytes). Equal values have equal bytes."""
+    mask = whole = 0
+    for place, column in enumerate(_FILTERED.values()):
+        value = values.get(column)
+        if value is not None:
+            # Lower case because devices are compared without regard to it; elsewhere it merely makes more values alike.
+            mask |= (crc32(value.lower().encode("utf-8", "backslashreplace")) & 0xFF) << 8 * place
+            whole |= 0xFF << 8 * place
+    return mask, whole
 
 
 def remove(db: sqlite3.Connection, record_ids: Iterable[str]) -> None:
@@ -142,9 +171,11 @@ def _merged(db: sqlite3.Connection, wanted: Filters, limit: int) -> Iterator[Ind
             found.sort(key=itemgetter(0), reverse=True)
             found = found[:limit]
             oldest = found[-1][0] if len(found) == limit else oldest
-    whole = f"{_SELECT} records JOIN groups USING (grp) WHERE records.rowid = ?"
-    for _, _, rowid in found:
-        yield from map(_row, db.execute(whole, (rowid,)))
+    for begin in range(0, len(found), _AT_ONCE):
+        rowids = [rowid for _, _, rowid in found[begin : begin + _AT_ONCE]]
+        marks = ", ".join("?" * len(rowids))
+        whole = f"{_SELECT} records JOIN groups USING (grp) WHERE records.rowid IN ({marks})"
+        yield from newest_first(map(_row, db.execute(whole, rowids)))
 
 
 def latest(db: sqlite3.Connection, wanted: Filters) -> list[IndexRow]:
@@ -166,6 +197,9 @@ def latest(db: sqlite3.Connection, wanted: Filters) -> list[IndexRow]:
 def _groups(db: sqlite3.Connection, wanted: Filters, more: tuple[str, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """(number, newest, …) of the groups that may hold a wanted row, the one with the newest record first."""
     terms, values = _group_terms(wanted)
+    if terms:
+        mask, whole = _mask({column: getattr(wanted, name) for name, column in _FILTERED.items()})
+        terms, values = ["mask & ? = ?", *terms], [whole, mask, *values]
     if wanted.since is not None:
         terms, values = [*terms, "newest >= ?"], [*values, wanted.since]
     columns = ", ".join(("grp", "newest", *more))
@@ -175,15 +209,7 @@ def _groups(db: sqlite3.Connection, wanted: Filters, more: tuple[str, ...] = ())
 
 def _group_terms(wanted: Filters) -> tuple[list[str], list[Any]]:
     """Conditions on `groups` and their values. Only our own literals are pasted; every value is bound."""
-    return _used(
-        ("lane = ?", wanted.lane),
-        ("preset = ?", wanted.preset),
-        ("device_class = ?", wanted.gpu),
-        ("surface = ?", wanted.surface),
-        ("mode = ?", wanted.mode),
-        ("startup_state = ?", wanted.startup),
-        ("outcome = ?", wanted.outcome),
-    )
+    return _used(*((f"{column} = ?", getattr(wanted, name)) for name, column in _FILTERED.items()))
 
 
 def _own_terms(wanted: Filters) -> tuple[list[str], list[Any]]:

@@ -9,16 +9,18 @@
                 are the case, the image and the commit that it observed
     7 rules     it keeps every rule of its lane                               lane-rule-broken
     8 evidence  the files it rests on are the ones it names                   evidence-mismatch
-    9 signature every key that was asked for has signed exactly its bytes     signature-missing, signature-invalid
-   10 log       the ledger's log, where there is one, includes it             log-entry-missing, log-damaged
+    9 figures   what it states of its steps follows from those files          figures-not-derived
+   10 signature every key that was asked for has signed exactly its bytes     signature-missing, signature-invalid
+   11 log       the ledger's log, where there is one, includes it             log-entry-missing, log-damaged
 
 Step 2 is skipped, and says so, for a lone file that no digest names. Evidence that is not at hand is reported as that:
-it is no failure, because records travel without it; evidence with other bytes is one. Signatures are checked against
-the keys that a caller names, and against no others: without one they are "not checked", never "good". The log is asked
-about the records of its own ledger only; a ledger without one, and a file from elsewhere, skip the step and say so.
+it is no failure, because records travel without it; evidence with other bytes is one. Figures are derived again only
+where every rank's samples are at hand (`lanemark.ledger.rederive`). Signatures are checked against the keys that a
+caller names, and against no others: without one they are "not checked", never "good". The log is asked about the
+records of its own ledger only; a ledger without one, and a file from elsewhere, skip the step and say so.
 
-What steps 1 to 8 prove: the record is whole, says one consistent thing, and rests on these files. Who vouches for it is
-step 9's; that the machine it describes exists is nobody's: `assurance` says what is claimed about that. Step 10 proves
+What steps 1 to 9 prove: the record is whole, says one consistent thing, and rests on these files. Who vouches for it is
+step 10's; that the machine it describes exists is nobody's: `assurance` says what is claimed about that. Step 11 proves
 nothing against the log's owner by itself, see `lanemark.ledger.log`.
 """
 
@@ -32,10 +34,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lanemark.lanes.rules import broken_rules
 from lanemark.ledger.objects import evidence_path, hash_file, object_path, read_file
-from lanemark.records.encoding import MAX_RECORD_BYTES, digest, encode
+from lanemark.records.encoding import MAX_RECORD_BYTES, Survey, digest, encode
 from lanemark.records.errors import LanemarkError, RecordError
 from lanemark.records.observation import value_of
-from lanemark.records.reading import check_version, malformed, parse, printable, validate
+from lanemark.records.reading import check_version, malformed, parse_surveyed, printable, validate
 
 if TYPE_CHECKING:
     from lanemark.ledger.keys import PublicKey
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
 Status = Literal["ok", "failed", "skipped"]
 
 #: Names of the steps; a step's number is its place here, from 1.
-STEPS: Final = ("size", "digest", "syntax", "version", "schema", "plan", "rules", "evidence", "signature", "log")
+STEPS: Final = (
+    "size", "digest", "syntax", "version", "schema", "plan", "rules", "evidence", "figures", "signature", "log",
+)  # fmt: skip
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,7 +77,7 @@ class Verification:
     Attributes:
         subject: the file, as it was named.
         record_id: `sha256:…` of the bytes that were read, or None when none could be.
-        steps: all ten, in order.
+        steps: all of `STEPS`, in order.
         not_at_hand: evidence named by the record and found nowhere.
     """
 
@@ -134,8 +138,11 @@ class _Bench:
     ledger_root: Path | None
     keys: tuple[PublicKey, ...] = ()
     data: bytes = b""
+    record_id: str = ""  # of `data`: hashed once
+    survey: Survey | None = None  # of `doc`
     doc: dict[str, Any] = field(default_factory=dict)
     not_at_hand: list[str] = field(default_factory=list)
+    found: dict[str, Path] = field(default_factory=dict)  # evidence by its name, once its bytes were the ones named
 
 
 def verify_file(
@@ -193,7 +200,7 @@ def _verify(subject: str, bench: _Bench) -> Verification:
             steps.append(Step(number, name, "failed", f"the check itself broke ({type(error).__name__})"))
         if steps[-1].status == "failed":
             closed = number
-    return Verification(subject, digest(bench.data) if bench.data else None, tuple(steps), tuple(bench.not_at_hand))
+    return Verification(subject, bench.record_id if bench.data else None, tuple(steps), tuple(bench.not_at_hand))
 
 
 def _size(bench: _Bench) -> str:
@@ -210,11 +217,12 @@ def _size(bench: _Bench) -> str:
         )
     if not bench.data:
         raise malformed("the file is empty")
+    bench.record_id = digest(bench.data)
     return f"{len(bench.data)} bytes"
 
 
 def _digest(bench: _Bench) -> str:
-    found = digest(bench.data)
+    found = bench.record_id
     if bench.expected is None:
         raise _Skip(f"no digest names the file; its bytes are {found}")
     if found != bench.expected:
@@ -223,7 +231,7 @@ def _digest(bench: _Bench) -> str:
 
 
 def _syntax(bench: _Bench) -> str:
-    bench.doc = parse(bench.data)
+    bench.doc, bench.survey = parse_surveyed(bench.data)
     return "strict JSON"
 
 
@@ -263,7 +271,7 @@ def _plan_mismatch(what: str) -> RecordError:
 
 
 def _rules(bench: _Bench) -> str:
-    broken = broken_rules(bench.doc["predicate"])
+    broken = broken_rules(bench.doc["predicate"], bench.survey)
     if broken:
         first = broken[0]
         more = f" (and {len(broken) - 1} more: {', '.join(b.rule for b in broken[1:])})" if len(broken) > 1 else ""
@@ -297,6 +305,7 @@ def _evidence(bench: _Bench) -> str:
                 + f" bytes of {entry['digest']}",
                 "do not quote it",
             )
+        bench.found[entry["name"]] = path
         checked += 1
     missing = len(named) - checked
     if not checked:
@@ -318,6 +327,17 @@ def _locate(bench: _Bench, name: str, digest_named: str) -> Path | None:
     return None
 
 
+def _figures(bench: _Bench) -> str:
+    if not any(name.endswith("/samples.bin") for name in bench.found):
+        raise _Skip("no rank's samples are at hand to derive figures from")
+    from lanemark.ledger.rederive import NotAtHandError, check_figures
+
+    try:
+        return check_figures(bench.doc["predicate"], bench.found)
+    except NotAtHandError as why:
+        raise _Skip(printable(str(why))) from None
+
+
 def _signature(bench: _Bench) -> str:
     from lanemark.ledger.signing import check_signatures, signers
 
@@ -325,7 +345,7 @@ def _signature(bench: _Bench) -> str:
     if bench.keys:
         check_signatures(places, bench.data, bench.keys)
     try:
-        others = set(signers(places, digest(bench.data))) - {key.keyid for key in bench.keys}
+        others = set(signers(places, bench.record_id)) - {key.keyid for key in bench.keys}
         seen = f"{len(others)} at hand"
     except OSError as error:
         seen = f"those at hand cannot be listed ({error.strerror or type(error).__name__})"
@@ -344,10 +364,10 @@ def _log(bench: _Bench) -> str:
     if not log.exists():
         raise _Skip("there is no log in the ledger's directory")
     try:
-        object_path(bench.ledger_root, digest(bench.data)).stat()
+        object_path(bench.ledger_root, bench.record_id).stat()
     except (FileNotFoundError, NotADirectoryError):
         raise _Skip("the record is not one of this ledger, whose log says nothing about it") from None
-    found = log.prove(digest(bench.data))
+    found = log.prove(bench.record_id)
     return (
         f"entry {found.number} of {found.head.size} under the log's present root; against the log's owner this proves "
         "something only with a checkpoint that somebody else keeps (`lanemark log verify --checkpoint FILE`)"
@@ -355,5 +375,5 @@ def _log(bench: _Bench) -> str:
 
 
 _CHECKS: Final[tuple[Callable[[_Bench], str], ...]] = (
-    _size, _digest, _syntax, _version, _schema, _plan, _rules, _evidence, _signature, _log,
+    _size, _digest, _syntax, _version, _schema, _plan, _rules, _evidence, _figures, _signature, _log,
 )  # fmt: skip

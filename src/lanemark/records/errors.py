@@ -33,6 +33,7 @@ SLUGS: Final[dict[str, str]] = {
     "question-unknown": "No lane answers that question",
     "watch-empty": "No record matches, so that there is no series to watch",
     "against-invalid": "What a run is to be repeated against cannot be meant",
+    "cache-source-invalid": "A source of a compile cache is none that can be read",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
@@ -49,6 +50,11 @@ SLUGS: Final[dict[str, str]] = {
     "disk-short": "There is too little free disk for the attempt",
     "home-unwritable": "The Lanemark home cannot be written",
     "cache-uncovered": "The compile cache does not cover this case",
+    "cache-missing": "There is no compile cache directory where one is required",
+    "cache-unwritable": "The compile cache directory cannot be written",
+    "cache-disk-short": "There is too little free disk for the compile cache",
+    "cache-seed-refused": "No layer could seed the compile cache",
+    "cache-not-captured": "The compile cache could not be captured",
     # runs
     "run-failed": "The run ended badly; its record says how",
     "run-cancelled": "The run was cancelled; its record says when",
@@ -63,6 +69,7 @@ SLUGS: Final[dict[str, str]] = {
     "claim-overreaches": "The sentence claims more than the record shows",
     "plan-mismatch": "The record's case does not hash to its plan digest",
     "evidence-mismatch": "A piece of evidence is not the one the record names",
+    "figures-not-derived": "The record's figures do not follow from its own evidence",
     "lane-not-shown": "Records of that lane cannot be shown by this version",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
     # signatures and the log
@@ -72,7 +79,7 @@ SLUGS: Final[dict[str, str]] = {
     "key-unusable": "A key file cannot be used",
     "signature-missing": "A named key has not signed the record",
     "signature-invalid": "A signature is not the named key's over the record's bytes",
-    "ledger-not-local": "Signatures and the log need a ledger that is a directory",
+    "signature-conflict": "Another signature file has that name already",
     "log-missing": "The ledger has no log",
     "log-damaged": "The ledger's log contradicts itself",
     "log-entry-missing": "The record is not in the ledger's log",

@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from lanemark.records.case import LANES
-from lanemark.records.encoding import MAX_RECORD_BYTES, decode, digest, encode, safe_text
+from lanemark.records.encoding import MAX_RECORD_BYTES, Survey, decode_surveyed, digest, encode, safe_text
 from lanemark.records.errors import RecordError
 from lanemark.records.statement import PREDICATE_TYPE, RECORD_VERSION, STATEMENT_TYPE
 from lanemark.records.upcast import upcast
@@ -90,6 +90,11 @@ def printable(text: str) -> str:
 
 def parse(data: bytes) -> dict[str, Any]:
     """Strict JSON of a bearable size, whose top is an object. Raises RecordError."""
+    return parse_surveyed(data)[0]
+
+
+def parse_surveyed(data: bytes) -> tuple[dict[str, Any], Survey]:
+    """As `parse`, with what walking through the document found."""
     if len(data) > MAX_RECORD_BYTES:
         raise RecordError(
             "record-too-large",
@@ -99,8 +104,8 @@ def parse(data: bytes) -> dict[str, Any]:
     if not data:
         raise malformed("the file is empty, and a record is a JSON object")
     try:
-        doc = decode(data)
-        if b"\\u" in data:
+        doc, survey = decode_surveyed(data)
+        if b"\\" in data and b"\\u" in data:  # one byte is looked for much faster than two
             encode(doc)  # a lone surrogate is valid in JSON's grammar and is not text: it could never be written back
     except UnicodeEncodeError:
         raise malformed("the record holds an escaped lone surrogate, which is not text") from None
@@ -108,7 +113,7 @@ def parse(data: bytes) -> dict[str, Any]:
         raise malformed(f"the record does not parse: {error}") from None
     if not isinstance(doc, dict):
         raise malformed(f"the file holds a JSON {_kind(doc)}, and a record is an object")
-    return doc
+    return doc, survey
 
 
 def check_version(doc: dict[str, Any]) -> tuple[int, int]:

@@ -6,9 +6,25 @@ import copy
 import hashlib
 from typing import Any
 
-from changing import cheat_of, put
+from changing import cheat_of, leave_out, put
 from good_promotion import good_promotion, ladder
-from good_records import EVIDENCE, SAMPLES, Doc, finding, good, seen, sha, unknown
+from good_records import (
+    EVIDENCE,
+    KEPT,
+    LONG_SAMPLES,
+    SAMPLES,
+    Doc,
+    case_of,
+    finding,
+    good,
+    not_there,
+    predicate_of,
+    samples_of,
+    seen,
+    sha,
+    unknown,
+)
+from good_records import evidence_entry as entry
 from good_sparse import PROFILER, good_sparse
 
 from lanemark.lanes.figures import step_time, tokens_per_s
@@ -23,19 +39,12 @@ FORGED = {
 }
 
 
-def entry(name: str, data: bytes) -> Doc:
-    """The evidence entry that says `name` holds `data`."""
-    return {
-        "name": name, "digest": "sha256:" + hashlib.sha256(data).hexdigest(), "bytes": len(data),
-        "media_type": "application/octet-stream",
-    }  # fmt: skip
-
-
 def training_cheats() -> dict[str, tuple[bytes, str]]:
     """name: (bytes, the rule that catches it)"""
     records = good()
     compiled, synthetic, failed = records["fsdp2_regional_warm"], records["synthetic"], records["error_rank_killed"]
-    cuda = records["cuda_h100_8"]
+    cuda, lived = records["cuda_h100_8"], records["regional_long_lived"]
+    seeded, seeding = records["fsdp2_regional_seeded"], records["seeding_pass"]
     empty = {"files": 61, "bytes": 91_000, "keys": 61, "binaries": 0, "digest": sha("keys alone")}
 
     def drop_slow_step(predicate: Doc) -> None:
@@ -71,6 +80,12 @@ def training_cheats() -> dict[str, tuple[bytes, str]]:
 
     def lose_a_rank(predicate: Doc) -> None:
         del predicate["outcome"]["ranks"][1]
+
+    def skip_prewarm(predicate: Doc) -> None:
+        for rank in predicate["training"]["ranks"]:
+            parts = rank["first_step"]["value"]
+            parts["other_s"] += parts["prewarm_s"]
+            parts["prewarm_s"] = 0.0
 
     no_end = put(("outcome.ranks.0.end_marker", False))
     nothing_said = put(("training.does_not_prove", []))
@@ -109,6 +124,54 @@ def training_cheats() -> dict[str, tuple[bytes, str]]:
         "two_lanes_in_one": (cheat_of(put(("record_version", "1.9"), ("sparse", {"results": []}))), "lane-part-alone"),
         "missing_rank": (cheat_of(lose_a_rank, compiled), "ok-has-every-rank"),
         "warm_over_nothing": (cheat_of(put(("startup.cache_before.value", empty)), compiled), "warm-needs-cache"),
+        "warm_with_new_files": (
+            cheat_of(put(("training.ranks.1.cache.new_files.value", 3)), compiled), "warm-adds-nothing",
+        ),
+        "warm_with_misses": (
+            cheat_of(put(("training.ranks.0.cache.used.value.misses.fx", 2)), compiled), "warm-adds-nothing",
+        ),
+        "long_lived_that_compiled": (
+            cheat_of(put(("startup.cache_after.value.digest", sha("more"))), lived), "warm-needs-cache",
+        ),
+        "seeded_from_nowhere": (
+            cheat_of(put(("startup.layers.value.1.outcome", "incompatible")), seeded), "seeded-needs-a-layer",
+        ),
+        "seeded_without_layers": (
+            cheat_of(put(("startup.layers", not_there("layers of the seed", "none was given"))), seeded),
+            "seeded-needs-a-layer",
+        ),
+        "seeded_called_baked": (cheat_of(put(("startup.state.value", "image_seed")), seeded), "seeded-needs-a-layer"),
+        "two_layers_used": (
+            cheat_of(put(("startup.layers.value.0.outcome", "used")), seeded), "seeded-needs-a-layer",
+        ),
+        "benchmark_over_short_coverage": (
+            cheat_of(put(("startup.purpose.value.kind", "benchmark")), seeding), "purpose-is-earned",
+        ),
+        "benchmark_of_unseen_coverage": (
+            cheat_of(put(("startup.coverage_before", unknown("coverage manifest", "it does not read"))), compiled),
+            "purpose-is-earned",
+        ),
+        "cold_start_called_benchmark": (
+            cheat_of(put(("startup.purpose.value.kind", "benchmark")), cuda), "purpose-is-earned",
+        ),
+        "compiled_called_eager": (
+            cheat_of(put(("startup.purpose.value.kind", "not_compiled")), compiled), "purpose-is-earned",
+        ),
+        "unsaid_seeding_pass": (cheat_of(put(("findings", [])), seeding), "purpose-is-earned"),
+        "covered_with_holes": (
+            cheat_of(put(("startup.coverage_before.value.missing", ["rank 1: graph abc is missing"])), compiled),
+            "coverage-is-whole",
+        ),
+        "covered_by_nothing": (
+            cheat_of(put(("startup.coverage_before.value.required", 0)), compiled), "coverage-is-whole",
+        ),
+        "first_step_with_a_hole": (
+            cheat_of(put(("training.ranks.0.first_step.value.compile_s", 0.5)), compiled), "first-step-sums",
+        ),
+        "prewarmed_by_nobody": (cheat_of(skip_prewarm, compiled), "prewarm-was-seen"),
+        "purpose_left_out": (cheat_of(leave_out("startup", "purpose"), compiled), "minor-is-whole"),
+        "split_left_out": (cheat_of(leave_out("training.ranks.0", "first_step"), compiled), "minor-is-whole"),
+        "prewarm_not_asked": (cheat_of(leave_out("case", "prewarm"), compiled), "minor-is-whole"),
         "synthetic_as_disk": (
             cheat_of(put(("data.path_class.value", "local_disk")), synthetic), "synthetic-is-no-data-path",
         ),
@@ -226,10 +289,63 @@ def evidence_cheats() -> dict[str, bytes]:
     }
 
 
+def figure_cheats() -> dict[str, bytes]:
+    """Records whose figures, samples and rules agree, over evidence that is untouched and says something else."""
+    case, honest, two = (
+        case_of(),
+        predicate_of(case_of(), serial="fgrs", samples=SAMPLES),
+        good()["fsdp2_regional_warm"],
+    )
+
+    def restate(training: Doc, measured: list[int]) -> None:
+        training["samples"]["measured"] = measured
+        training["step_time"]["value"] = step_time(measured)
+        training["tokens_per_s"]["value"] = tokens_per_s(training["tokens_per_step"], measured)
+        training["split"]["window_s"]["value"] = sum(measured) / 1e9
+
+    def faster(predicate: Doc) -> None:
+        restate(predicate["training"], [value // 2 for value in predicate["training"]["samples"]["measured"]])
+
+    def one_stall_less(predicate: Doc) -> None:
+        measured = list(LONG_SAMPLES)
+        measured[measured.index(max(measured))] = min(measured)
+        restate(predicate["training"], measured)
+
+    def shorter_question(predicate: Doc) -> None:
+        training, steps = predicate["training"], predicate["case"]["steps"] - 3
+        predicate["case"]["steps"] = steps
+        training["window"] |= {"steps": steps, "measured": steps - training["window"]["warmup"]}
+        restate(training, LONG_SAMPLES[:-3])
+        for rank in training["ranks"]:
+            rank["tokens"]["value"] = training["tokens_per_step"] * (steps - 2) // len(training["ranks"])
+
+    def cut_off(predicate: Doc) -> None:
+        predicate["evidence"] = [entry("ranks/0/samples.bin", samples_of(case, 0, SAMPLES, "lost"))]
+
+    def no_sample_file(predicate: Doc) -> None:
+        none = FORGED["ranks/0/forged.bin"]
+        KEPT[hashlib.sha256(none).hexdigest()] = none
+        predicate["evidence"] = [entry("ranks/0/samples.bin", none)]
+
+    swapped = [{**two["evidence"][1 - rank], "name": f"ranks/{rank}/samples.bin"} for rank in (0, 1)]
+    return {
+        "faster_than_its_files": cheat_of(faster, honest),
+        "stall_left_out_of_samples": cheat_of(one_stall_less, two),
+        "window_cut_short_of_its_files": cheat_of(shorter_question, two),
+        "receipt_of_an_open_window": cheat_of(cut_off, honest),
+        "samples_of_another_rank": cheat_of(put(("evidence", swapped)), two),
+        "samples_that_are_none": cheat_of(no_sample_file, honest),
+        "window_time_edited": cheat_of(put(("training.split.data_wait_s.value", 0.0)), honest),
+        "straggler_hidden": cheat_of(put(("training.ranks.1.step_p50_s.value", 0.001)), two),
+    }
+
+
 def cheats() -> dict[str, tuple[bytes, Doc]]:
     """name: (bytes, expectation)"""
     broken = {"step": "rules", "slug": "lane-rule-broken"}
     by_rule = {**training_cheats(), **sparse_cheats(), **promotion_cheats()}
     files = {name: (data, {**broken, "rule": rule}) for name, (data, rule) in by_rule.items()}
     other = {"step": "evidence", "slug": "evidence-mismatch"}
-    return files | {name: (data, dict(other)) for name, data in evidence_cheats().items()}
+    files |= {name: (data, dict(other)) for name, data in evidence_cheats().items()}
+    underived = {"step": "figures", "slug": "figures-not-derived"}
+    return files | {name: (data, dict(underived)) for name, data in figure_cheats().items()}

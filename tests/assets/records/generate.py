@@ -16,7 +16,7 @@ from pathlib import Path
 from bad_records import bad
 from cheat_records import FORGED, cheats
 from good_promotion import PROOFS, good_promotion
-from good_records import EVIDENCE, Doc, good, sealed
+from good_records import EVIDENCE, KEPT, Doc, good, sealed
 from good_sparse import good_sparse
 
 HERE = Path(__file__).resolve().parent
@@ -41,15 +41,16 @@ def build() -> dict[str, bytes]:
     for name, (data, expectation) in cheats().items():
         files[f"cheat/{name}.json"] = data
         expected["cheat"][name] = expectation
+    files |= {f"evidence/{name[:2]}/{name}": data for name, data in KEPT.items()}
     files["expected.json"] = (json.dumps(expected, indent=1, sort_keys=True) + "\n").encode()
     return files
 
 
 def main() -> None:
     files = build()
-    for directory in ("good", "bad", "cheat"):
-        for stale in (HERE / directory).glob("*.json"):
-            if f"{directory}/{stale.name}" not in files:
+    for directory in ("good", "bad", "cheat", "evidence"):
+        for stale in (HERE / directory).rglob("*"):
+            if stale.is_file() and str(stale.relative_to(HERE)) not in files:
                 stale.unlink()
     for name, data in files.items():
         path = HERE / name

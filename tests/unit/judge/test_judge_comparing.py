@@ -380,9 +380,10 @@ def test_findings_and_uncommitted_changes_are_carried_over() -> None:
 
 #: Cheats that only their evidence shows. The judge reads none; who calls it hands over what a verification found.
 SHOWN_BY_EVIDENCE = {
-    "swapped_evidence", "edited_number_stale_evidence", "forged_samples", "evidence_of_another_size",
-    "promotion_forged_proof",
-}  # fmt: skip
+    name
+    for name, expected in json.loads(CHEAT.with_name("expected.json").read_bytes())["cheat"].items()
+    if expected["step"] in ("evidence", "figures")
+}
 
 
 @pytest.mark.parametrize("path", sorted(CHEAT.glob("*.json")), ids=lambda path: path.stem)

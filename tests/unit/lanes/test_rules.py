@@ -10,6 +10,7 @@ import pytest
 
 from lanemark.lanes.rules import broken_rules, rules_of
 from lanemark.lanes.shared_rules import SHARED_RULES
+from lanemark.records.encoding import Survey
 
 CORPUS = Path(__file__).parents[2] / "assets" / "records"
 EVERY = {path.stem: json.loads(path.read_bytes())["predicate"] for path in (CORPUS / "good").glob("*.json")}
@@ -37,6 +38,7 @@ def changed(name, changes):
 DROP = object()
 OK, WARM, CUDA, FAILED, LOST = "eager_ddp_cpu", "fsdp2_regional_warm", "cuda_h100_8", "error_rank_killed", "lost"
 CANCELLED, SYNTHETIC = "cancelled", "synthetic"
+SEEDED, LIVED, SEEDING = "fsdp2_regional_seeded", "regional_long_lived", "seeding_pass"
 UNKNOWN = {"status": "unavailable", "source": "x", "reason": "could not look"}
 ABSENT = {"status": "absent", "source": "x"}
 
@@ -164,6 +166,31 @@ REFUSED = [
     ("transitions-end-in-outcome", OK, {"transitions.1.state": "error"}),
     ("transitions-go-forward", OK, {"transitions.1.monotonic_s": 99.0}),
     ("says-what-it-does-not-prove", OK, {"training.does_not_prove": []}),
+    ("warm-needs-cache", LIVED, {"startup.cache_after.value.digest": "sha256:" + "0" * 64}),
+    ("warm-adds-nothing", WARM, {"training.ranks.0.cache.new_files": seen(1)}),
+    ("warm-adds-nothing", SEEDED, {"training.ranks.1.cache.used.value.misses.aot": 1}),
+    ("warm-adds-nothing", LIVED, {"training.ranks.0.cache.used.value.misses.fx": 2}),
+    ("seeded-needs-a-layer", WARM, {"startup.state": seen("seeded")}),
+    ("seeded-needs-a-layer", WARM, {"startup.state": seen("image_seed"), "startup.layers": UNKNOWN}),
+    ("seeded-needs-a-layer", SEEDED, {"startup.layers.value.1.outcome": "refused"}),
+    ("seeded-needs-a-layer", SEEDED, {"startup.layers.value.1.kind": "image_directory"}),
+    ("seeded-needs-a-layer", SEEDED, {"startup.layers.value.0.outcome": "used"}),
+    ("purpose-is-earned", SEEDING, {"startup.purpose.value.kind": "benchmark"}),
+    ("purpose-is-earned", WARM, {"startup.coverage_before.value.covered": False}),
+    ("purpose-is-earned", WARM, {"startup.coverage_before": UNKNOWN}),
+    ("purpose-is-earned", WARM, {"startup.purpose.value.kind": "cold_measurement"}),
+    ("purpose-is-earned", CUDA, {"startup.purpose.value.kind": "seeding_pass"}),
+    ("purpose-is-earned", OK, {"startup.purpose.value.kind": "benchmark"}),
+    ("purpose-is-earned", SEEDING, {"findings": []}),
+    ("coverage-is-whole", WARM, {"startup.coverage_before.value.missing": ["rank 0: graph x is missing"]}),
+    ("coverage-is-whole", WARM, {"startup.coverage_before.value.required": 0}),
+    ("first-step-sums", WARM, {"training.ranks.1.first_step.value.compile_s": 99.0}),
+    ("first-step-sums", WARM, {"training.ranks.1.first_step_s": UNKNOWN}),
+    ("prewarm-was-seen", OK, {"startup.prewarm.value.done": seen(True)}),
+    ("prewarm-was-seen", WARM, {"training.ranks.0.first_step": UNKNOWN, "training.ranks.1.first_step": UNKNOWN}),
+    ("minor-is-whole", OK, {"startup.clocks": DROP}),
+    ("minor-is-whole", OK, {"case.collective_timeout_s": DROP}),
+    ("minor-is-whole", OK, {"training.ranks.1.cache": DROP}),
     ("no-null", OK, {"outcome.first_cause": None}),
     ("no-null", OK, {"training.samples.measured.1": None}),
     ("scrubbed-has-no-value", OK, {"environment.settings.1.value": "ib"}),
@@ -205,6 +232,12 @@ ACCEPTED = [
     (FAILED, {"distributed.observed.world_size": UNKNOWN, "training.ranks.1": DROP}),
     (LOST, {"outcome.ranks": []}),
     (CANCELLED, {"training.loss.finite": UNKNOWN, "findings": []}),
+    (WARM, {"startup.state": seen("partly_warm"), "training.ranks.0.cache.new_files": seen(4)}),
+    (WARM, {"training.ranks.0.cache.new_files": UNKNOWN, "training.ranks.0.cache.used": UNKNOWN}),
+    (SEEDING, {"startup.coverage_before": UNKNOWN}),
+    (FAILED, {"training.ranks.0.first_step": UNKNOWN, "training.ranks.0.first_step_s": UNKNOWN}),
+    (WARM, {"training.ranks.1.first_step": UNKNOWN}),
+    (OK, {"record_version": "1.0", "case.prewarm": DROP, "startup.layers": DROP, "training.ranks.0.first_step": DROP}),
     (WARM, {"startup.state": seen("partly_warm"), "startup.cache_before.value.binaries": 0}),
     (CUDA, {"startup.cache_before": ABSENT}),
     (WARM, {"startup.state": seen("partly_warm"), "startup.cache_after.value.digest": "sha256:" + "0" * 64}),
@@ -249,6 +282,22 @@ def test_what_is_no_record_breaks_rules_and_raises_nothing(doc):
     broken = broken_rules(doc)
     assert len(broken) > len(SHARED_RULES) // 2
     assert any("cannot be judged" in item.problem for item in broken)
+
+
+def test_the_survey_of_the_statement_around_it_serves_as_well():
+    for changes in ({}, {"image.digest": None}, {"image.reference": seen("x") | {"source": "As REQUESTED"}}):
+        doc = changed(OK, changes)
+        around = {"predicate": doc, "subject": [{"name": None, "status": "observed", "source": "case"}]}
+        assert broken_rules(doc, Survey(around)) == broken_rules(doc)
+    assert {item.rule for item in broken_rules(doc)} == {"observed-is-not-declared"}
+
+
+@pytest.mark.parametrize(
+    "source", ["case", "Plan", "a\u017fked for", "command line", "request\n", "assumed, as it were"]
+)
+def test_every_spelling_of_a_request_is_noticed(source):
+    doc = changed(OK, {"image.reference": seen("x") | {"source": source}})
+    assert "observed-is-not-declared" in {item.rule for item in broken_rules(doc)}
 
 
 def test_a_users_own_command_may_count_tokens_in_its_own_way():

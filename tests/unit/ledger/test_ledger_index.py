@@ -9,6 +9,7 @@ import os
 import random
 import sqlite3
 import time
+from binascii import crc32
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanemark.ledger import index as index_module
+from lanemark.ledger import objects
 from lanemark.ledger.index import SCHEMA_VERSION, Index, IndexUnusableError
 from lanemark.ledger.objects import iter_objects, publish
 from lanemark.ledger.rows import Filters, IndexRow, row_of, select
@@ -136,6 +138,59 @@ def test_rows_without_a_file_are_removed(tmp_path):
     assert len(index.query(Filters())) == 3
 
 
+def test_values_whose_bytes_in_the_mask_are_equal_are_told_apart(tmp_path):
+    """Two presets of one byte: 300 names cannot have 300 different ones."""
+    index = index_of(tmp_path)
+    byte_of: dict[int, str] = {}
+    names = (f"preset-{number}" for number in range(300))
+    alike = next(
+        (first, name) for name in names if (first := byte_of.setdefault(crc32(name.encode()) & 0xFF, name)) != name
+    )
+    for serial, name in enumerate(alike):
+        index.add(row_of(f"sha256:{serial:064x}", json.loads(document(serial, preset=name))))
+    for name in alike:
+        assert [row.preset for row in index.query(Filters(preset=name, limit=5))] == [name]
+        assert [row.preset for row in index.query(Filters(preset=name), latest=True)] == [name]
+    assert index.query(Filters(preset="preset-", limit=5)) == ()
+
+
+def test_listing_is_refreshing_and_then_asking(tmp_path):
+    index = filled(tmp_path)
+    index.refresh()
+    publish(tmp_path, document(99))
+    report, rows = index.listed(Filters())
+    assert report.healed == 1
+    assert rows == select(rows_by_reading(tmp_path), Filters())
+    index.path.write_bytes(b"no index at all" * 100)
+    report, rows = index.listed(Filters(limit=2), latest=True)
+    assert report.set_aside is not None
+    assert report.added == 6
+    assert len(rows) == 1
+
+
+def test_a_record_longer_than_one_read_is_indexed_and_a_link_is_not(tmp_path):
+    doc = json.loads(document(1))
+    doc["predicate"]["training"]["samples"]["measured"] = [123_456_789] * 20_000
+    data = encode(doc)
+    path = publish(tmp_path, data)
+    assert len(data) > objects._SMALL_BYTES
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_bytes(document(2))
+    planted = objects.object_path(tmp_path, digest(document(2)))
+    planted.parent.mkdir(exist_ok=True)
+    planted.symlink_to(elsewhere)
+    report = index_of(tmp_path).sync()
+    assert (report.added, [file.reason for file in report.bad]) == (1, ["is not a regular file"])
+    # Had it become a link after it was looked at, it would not be followed either; nor is a file waited for.
+    fifo = planted.parent / "fifo"
+    os.mkfifo(fifo)
+    found = dict(objects.read_each(planted.parent, [planted.name, "fifo", "gone"]))
+    assert isinstance(found[planted.name], OSError)
+    assert found["fifo"] == b""
+    assert isinstance(found["gone"], FileNotFoundError)
+    assert dict(objects.read_each(path.parent, [path.name]))[path.name] == data[: objects._SMALL_BYTES]
+
+
 def test_an_unchanged_directory_is_not_read_again(tmp_path, monkeypatch):
     index = filled(tmp_path)
     for directory in (tmp_path / "objects").iterdir():
@@ -145,7 +200,7 @@ def test_an_unchanged_directory_is_not_read_again(tmp_path, monkeypatch):
     def never(*_args):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(index_module, "objects_in", never)
+    monkeypatch.setattr(index_module, "records_in", never)
     assert index.refresh() == index_module.SyncReport()
 
 

@@ -70,10 +70,10 @@ def test_a_record_is_safe_although_its_index_is_not(ledger, monkeypatch):
 
 
 def test_a_record_is_safe_although_its_evidence_is_not(ledger, tmp_path):
-    appended = ledger.append(GOOD["lost"], [("ranks/9/samples.bin", tmp_path / "gone"), *EVIDENCE])
+    appended = ledger.append(GOOD["eager_ddp_cpu"], [("ranks/9/samples.bin", tmp_path / "gone"), *EVIDENCE])
     assert len(appended.notices) == 1
     assert "ranks/9/samples.bin" in appended.notices[0]
-    assert ledger.get(appended.id).data == GOOD["lost"]
+    assert ledger.get(appended.id).data == GOOD["eager_ddp_cpu"]
     assert ledger.verify(appended.id).steps[7].status == "ok"
 
 

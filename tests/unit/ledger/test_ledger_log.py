@@ -422,24 +422,24 @@ def test_lines_of_unknown_keys_are_not_looked_at(key):
     assert len(read.signatures) == 2
 
 
-# -- step 10 and the verb ----------------------------------------------------------------------------------------------
+# -- step 11 and the verb ----------------------------------------------------------------------------------------------
 
 
 def test_verifying_asks_the_log_where_there_is_one(tmp_path):
     ledger = Ledger(tmp_path, {})
     record_id = ledger.append(DATA).id
-    step = ledger.verify(record_id).steps[9]
+    step = ledger.verify(record_id).steps[10]
     assert (step.name, step.status, "no log" in step.detail) == ("log", "skipped", True)
     log = TransparencyLog(tmp_path)
     log.append(ids(300))
     report = ledger.verify(record_id)
-    assert (report.ok, report.failure.number, report.failure.slug) == (False, 10, "log-entry-missing")
+    assert (report.ok, report.failure.number, report.failure.slug) == (False, 11, "log-entry-missing")
     log.append([record_id])
     report = ledger.verify(record_id)
     assert report.ok
-    assert report.steps[9].status == "ok"
-    assert "entry 300 of 301" in report.steps[9].detail
-    assert "somebody else keeps" in report.steps[9].detail
+    assert report.steps[10].status == "ok"
+    assert "entry 300 of 301" in report.steps[10].detail
+    assert "somebody else keeps" in report.steps[10].detail
     flip("tile/0/001.p/45")(log)
     assert ledger.verify(record_id).failure.slug == "log-damaged"
     (log.directory / "head").unlink()
@@ -450,9 +450,9 @@ def test_the_log_of_a_ledger_says_nothing_about_a_file_from_elsewhere(tmp_path):
     TransparencyLog(tmp_path / "ledger").append(ids(1))
     (tmp_path / "record.json").write_bytes(DATA)
     report = verify_file(tmp_path / "record.json", ledger_root=tmp_path / "ledger")
-    assert (report.ok, report.steps[9].status) == (True, "skipped")
-    assert "not one of this ledger" in report.steps[9].detail
-    assert "not read from a ledger" in verify_bytes(DATA).steps[9].detail
+    assert (report.ok, report.steps[10].status) == (True, "skipped")
+    assert "not one of this ledger" in report.steps[10].detail
+    assert "not read from a ledger" in verify_bytes(DATA).steps[10].detail
 
 
 @pytest.fixture

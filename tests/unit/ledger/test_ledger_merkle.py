@@ -275,3 +275,21 @@ def test_only_partials_that_nobody_needs_are_stale(tmp_path):
     needed = frozenset({TileFile(0, 0, 9)})
     assert sorted(p.name for p in stale_partials(tmp_path, TileFile(0, 0, 5), needed)) == ["5", "7"]
     assert list(stale_partials(tmp_path, TileFile(0, 1, 5), needed)) == []
+
+
+@given(size=st.integers(0, 70), more=st.integers(0, 40))
+def test_a_tree_that_only_grows_needs_no_more_than_its_peaks(size, more):
+    entries = [b"%d" % number for number in range(size + more)]
+    peaks = merkle.Peaks.of(tree(entries[:size]), size)
+    assert peaks.root() == naive_root(entries[:size])
+    for count in range(size, size + more):
+        peaks.add(merkle.leaf_hash(entries[count]))
+        assert peaks.root() == naive_root(entries[: count + 1])
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_peaks_give_the_published_roots(count):
+    peaks = merkle.Peaks()
+    for leaf in CT_LEAVES[:count]:
+        peaks.add(merkle.leaf_hash(leaf))
+    assert peaks.root().hex() == CT_ROOTS[count - 1]

@@ -61,7 +61,7 @@ def test_wrong_bytes_under_the_right_name_are_kept_apart(tmp_path):
     assert kept.read_bytes() == b"{"
 
 
-@pytest.mark.parametrize("number", sorted(objects._NO_LINKS))
+@pytest.mark.parametrize("number", sorted(objects.NO_LINKS))
 def test_a_file_system_without_hard_links_is_renamed_on(tmp_path, monkeypatch, number):
     def refuse(*_args, **_kwargs):
         raise OSError(number, os.strerror(number))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lanemark.ledger import skim as skim_module
 from lanemark.ledger.index import Index
 from lanemark.ledger.rows import SERIES, Filters, IndexRow, is_wanted, latest_of, row_from_bytes, row_of, select
 from lanemark.ledger.skim import skim
@@ -57,11 +58,45 @@ def test_a_part_that_is_missing_is_parsed_and_never_guessed(key):
         assert row_from_bytes("sha256:x", data) == row_of("sha256:x", doc)
 
 
+def test_what_is_remembered_of_one_record_is_never_another_ones():
+    docs = []
+    for number in range(40):
+        doc = training()
+        predicate = doc["predicate"]
+        predicate["case"]["preset"] = f"p{number % 3}"
+        predicate["distributed"]["observed"]["mode"]["value"] = ("fsdp2", "ddp", "a } in it", '"}')[number % 4]
+        predicate["source"]["commit"]["source"] = ("git", "git }", 'git "}"')[number % 3]
+        predicate["hardware"]["observed"]["device_class"] = (
+            {"status": "observed", "source": "torch", "value": "H100"},
+            {"status": "unavailable", "source": "torch", "reason": "no } rank"},
+        )[number % 2]
+        docs.append(doc)
+    for doc in [*docs, *docs]:
+        assert skim(encode(doc)) is not None
+        assert row_from_bytes("sha256:x", encode(doc)) == row_of("sha256:x", doc)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(skim_module, "_REMEMBERED", 10)
+    doc = training()
+    for number in range(60):
+        doc["predicate"]["source"]["commit"]["value"] = f"{number:040x}"
+        doc["predicate"]["case"]["command"] = ["x" * number * 100]
+        assert row_from_bytes("sha256:x", encode(doc)) == row_of("sha256:x", doc)
+        assert len(skim_module._known) <= 10
+    assert max(map(len, skim_module._known)) <= skim_module._LONGEST
+
+
+def test_a_case_that_is_followed_by_something_else_is_not_skimmed():
+    data = encode(training())
+    assert skim(data.replace(b',"compile":{"observed":{', b',"cellar":{},"compile":{"observed":{', 1)) is None
+
+
 def test_other_writers_other_versions_and_broken_bytes_are_not_skimmed():
     doc = training()
     assert skim(json.dumps(doc).encode()) is None
     data = encode(doc)
-    assert skim(data.replace(b'"record_version":"1.0"', b'"record_version":"1.1"')) is None
+    assert skim(data.replace(b'"record_version":"1.1"', b'"record_version":"1.2"')) is None
     assert skim(data[:-200]) is None
     assert skim(b"\xff" + data) is None
     assert skim(data.replace(b'"p50_s":', b'"p50_s":NaN,"x":')) is None

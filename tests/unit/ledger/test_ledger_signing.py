@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import stat
@@ -255,8 +256,8 @@ def test_whatever_is_not_exactly_a_signature_is_refused(tmp_path, pair, name):
     assert caught.value.slug == "signature-invalid"
     report = Ledger(tmp_path, {}).verify(record_id, keys=(public,))
     assert not report.ok
-    assert (report.failure.number, report.failure.name, report.failure.slug) == (9, "signature", "signature-invalid")
-    assert report.steps[9].status == "skipped"
+    assert (report.failure.number, report.failure.name, report.failure.slug) == (10, "signature", "signature-invalid")
+    assert report.steps[10].status == "skipped"
     assert Ledger(tmp_path, {}).verify(record_id).ok  # nobody asked about that key
 
 
@@ -280,8 +281,8 @@ def test_every_named_key_must_have_signed(tmp_path, pair, second):
     assert (report.ok, report.failure.slug) == (False, "signature-missing")
     signing.sign(tmp_path, DATA, second[0])
     assert ledger.verify(record_id, keys=(pair[1], second[1])).ok
-    assert "1 at hand" in ledger.verify(record_id, keys=(pair[1],)).steps[8].detail
-    step = ledger.verify(record_id).steps[8]
+    assert "1 at hand" in ledger.verify(record_id, keys=(pair[1],)).steps[9].detail
+    step = ledger.verify(record_id).steps[9]
     assert (step.status, "not checked" in step.detail, "2 at hand" in step.detail) == ("skipped", True, True)
 
 
@@ -359,7 +360,7 @@ def test_from_a_new_key_to_a_checked_signature(place, capsys):
     signed = json.loads(capsys.readouterr().out)["signatures"]
     assert [(one["record_id"], one["keyid"]) for one in signed] == [(record_id, made["keyid"])]
     assert main(["verify", record_id, "--key", made["public_key"]]) == 0
-    assert " 9. signature ok" in capsys.readouterr().out
+    assert "10. signature ok" in capsys.readouterr().out
     assert main(["verify", record_id]) == 0
     assert "not checked" in capsys.readouterr().out
     file = next((place / "ledger" / "objects").glob("*/*.json"))
@@ -392,9 +393,25 @@ def test_a_record_that_contradicts_itself_is_not_signed(place, capsys):
     assert not (place / "ledger" / "sigs").exists()
 
 
-def test_a_ledger_that_is_no_directory_is_neither_signed_nor_logged(place, monkeypatch, capsys):
-    keys.make_key(place / "k.pem")
-    monkeypatch.setattr(Ledger, "is_remote", property(lambda _: True))
-    for args in (["sign", "0" * 64, "--key", str(place / "k.pem")], ["log", "append", "--all"]):
-        assert main(args) == 2
-        assert "[ledger-not-local]" in capsys.readouterr().err
+def test_signing_replaces_nothing_and_keeps_what_another_tool_wrote(tmp_path, pair):
+    path = signing.sign(tmp_path, DATA, pair[0])
+    spaced = json.dumps(json.loads(path.read_bytes()), indent=2).encode()
+    path.write_bytes(spaced)
+    assert signing.sign(tmp_path, DATA, pair[0]) == path
+    assert path.read_bytes() == spaced
+    path.write_bytes(b"{}")
+    assert slug_of(signing.sign, tmp_path, DATA, pair[0]) == "signature-conflict"
+    assert path.read_bytes() == b"{}"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_signature_is_kept_without_hard_links_too(tmp_path, monkeypatch, taken):
+    def refuse(*_args):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    if taken:
+        assert signing.keep(tmp_path, digest(DATA), "a" * 64, b"first") is None
+    assert signing.keep(tmp_path, digest(DATA), "a" * 64, b"second") == (b"first" if taken else None)
+    assert len(list((tmp_path / "sigs").glob("*/*"))) == 1

@@ -1,4 +1,4 @@
-"""Verification: ten numbered steps, closed by any failure, for a ledger's record and for a lone file."""
+"""Verification: eleven numbered steps, closed by any failure, for a ledger's record and for a lone file."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def test_a_record_in_a_ledger_passes_every_step(tmp_path):
     appended = ledger.append(DATA, [("ranks/0/samples.bin", SAMPLES)])
     report = ledger.verify(appended.id)
     assert report.ok
-    assert statuses(report) == [*["ok"] * 8, "skipped", "skipped"]
+    assert statuses(report) == [*["ok"] * 8, *["skipped"] * 3]
     assert [(step.number, step.name) for step in report.steps] == list(enumerate(STEPS, 1))
     assert verify_file(appended.path) == report
     report.raise_if_failed()
     doc = report.to_json()
-    assert (doc["ok"], doc["record_id"], len(doc["steps"])) == (True, digest(DATA), 10)
+    assert (doc["ok"], doc["record_id"], len(doc["steps"])) == (True, digest(DATA), 11)
 
 
 def test_a_lone_file_beside_its_evidence_passes_but_for_its_name(tmp_path):
     report = verify_file(attempt(tmp_path))
     assert report.ok
-    assert statuses(report) == ["ok", "skipped", *["ok"] * 6, "skipped", "skipped"]
+    assert statuses(report) == ["ok", "skipped", *["ok"] * 6, *["skipped"] * 3]
     assert digest(DATA) in report.steps[1].detail
 
 
@@ -106,7 +106,7 @@ def test_a_file_larger_than_any_record_is_refused_unread(tmp_path):
         file.truncate(MAX_RECORD_BYTES + 1)
     report = verify_file(path)
     assert (report.failure.slug, report.record_id) == ("record-too-large", None)
-    assert statuses(report) == ["failed", *["skipped"] * 9]
+    assert statuses(report) == ["failed", *["skipped"] * 10]
 
 
 def test_a_case_changed_after_the_run_does_not_pass():
@@ -132,7 +132,7 @@ def test_subjects_are_exactly_what_the_record_observed(change):
 
 
 def test_a_defect_of_ours_does_not_pass_for_a_verified_record(monkeypatch):
-    def broken(_doc):
+    def broken(_doc, _survey):
         raise ZeroDivisionError
 
     monkeypatch.setattr(verify_module, "broken_rules", broken)
