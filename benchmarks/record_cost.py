@@ -37,6 +37,7 @@ predicate["attempt"] = int(sys.argv[3])
 bare = time.process_time()
 import lanemark.collect.preparing, lanemark.observe.snapshot, lanemark.lanes.presets
 import lanemark.launch.local, lanemark.launch.supervise, lanemark.collect.picture, lanemark.diagnose.first_cause
+import lanemark.collect.starting
 begin = time.process_time()
 from pathlib import Path
 import lanemark.collect.sealing, lanemark.collect.appending

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,19 @@ def a_case(**changes: Any) -> Case:
     return Case(**{**fields, **changes})
 
 
-def run_ranks(root: Path, case: Case, *, data: Path | None = None, env: dict[str, str] | None = None) -> list[Ended]:
-    """Run every rank of a case to its end, rank 0 on an inherited listening socket, and read what they left."""
+def run_ranks(
+    root: Path,
+    case: Case,
+    *,
+    data: Path | None = None,
+    env: dict[str, str] | None = None,
+    rank_env: Callable[[int], dict[str, str]] | None = None,
+    program: Path | None = None,
+) -> list[Ended]:
+    """Run every rank of a case to its end, rank 0 on an inherited listening socket, and read what they left.
+
+    `env` is given to all ranks, and what `rank_env` returns to one. `program` runs in the place of the rank program.
+    """
     paths = AttemptPaths(root)
     paths.root.mkdir(parents=True)
     paths.case.write_bytes(encode(case.to_json()))
@@ -84,11 +96,12 @@ def run_ranks(root: Path, case: Case, *, data: Path | None = None, env: dict[str
                 **({"LANEMARK_DATA_DIR": data} if data is not None else {}),
                 **({"LANEMARK_LISTEN_FD": server.fileno()} if rank == 0 else {}),
                 **(env or {}),
+                **(rank_env(rank) if rank_env is not None else {}),
             }
             with open(mine.stdout, "wb") as out, open(mine.stderr, "wb") as err:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "lanemark.stack.train"],
+                        [sys.executable, *(("-m", "lanemark.stack.train") if program is None else (str(program),))],
                         env={**os.environ, **{key: str(value) for key, value in settings.items()}},
                         stdin=subprocess.DEVNULL,
                         stdout=out,

@@ -238,30 +238,62 @@ def test_kill_9_of_the_command_is_sealed_by_the_next_runs(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
 def test_the_startup_state_is_observed_and_not_declared(tmp_path: Path, shards: Path) -> None:
-    """The same command twice: an empty cache is seen as cold, the cache it left as warm; `--cache-policy cold` as cold."""
+    """One cold compilation, captured; then a seed from it, the same host again, and a cache that came from elsewhere."""
+    archive, other = tmp_path / "seed.tar.zst", tmp_path / "other"
+    compiled = ("run", "training", "--compile", "regional", "--steps", "5", "--warmup", "2", "--sequence", "64")
 
-    def run(policy: str) -> dict[str, Any]:
-        done = lanemark(
-            tmp_path, "run", "training", "--compile", "regional", "--steps", "5", "--warmup", "2", "--sequence", "64",
-            "--data", str(shards), "--cache-policy", policy, "--json",
-        )  # fmt: skip
+    def run(*more: str, home: Path = tmp_path) -> dict[str, Any]:
+        done = lanemark(home, *compiled, "--data", str(shards), *more, "--json")
         assert done.returncode == 0, done.stderr
-        return json.loads(lanemark(tmp_path, "show", json.loads(done.stdout)["record_id"], "--json").stdout)[
-            "statement"
-        ]["predicate"]
+        shown = lanemark(home, "show", json.loads(done.stdout)["record_id"], "--json")
+        predicate: dict[str, Any] = json.loads(shown.stdout)["statement"]["predicate"]
+        assert value(predicate["data"]["token_parity"]) is True
+        return predicate
 
-    refused = lanemark(
-        tmp_path, "run", "training", "--compile", "regional", "--data", "synthetic", "--cache-policy", "require"
+    def value(seen: dict[str, Any]) -> Any:
+        assert seen["status"] == "observed", seen
+        return seen["value"]
+
+    def start(predicate: dict[str, Any]) -> tuple[str, str, int]:
+        part = predicate["startup"]
+        new_files = value(predicate["training"]["ranks"][0]["cache"]["new_files"])
+        return value(part["state"]), value(part["purpose"])["kind"], new_files
+
+    refused = lanemark(tmp_path, *compiled, "--data", "synthetic", "--cache-policy", "require")
+    assert (refused.returncode, "[cache-missing]" in refused.stderr) == (4, True)
+
+    cold = run("--cache-policy", "cold", "--cache-to", str(archive))
+    assert start(cold)[:2] == ("cold", "cold_measurement")
+    assert start(cold)[2] > 10
+    assert value(cold["training"]["ranks"][0]["cache"]["used"])["binaries"] > 0
+    assert archive.is_file()
+    assert not Path(value(cold["startup"]["cache_directory"])).exists(), "nobody finds a cold start's cache"
+
+    seeded = run(
+        "--cache-policy", "require", "--cache-from", str(tmp_path / "none.tar.zst"), "--cache-from", str(archive)
     )
-    assert (refused.returncode, "[cache-uncovered]" in refused.stderr) == (4, True)
-    first, second = run("seed"), run("require")
-    assert first["startup"]["state"]["value"] == "cold"
-    assert second["startup"]["state"]["value"] == "warm"
-    assert second["startup"]["cache_before"]["value"]["binaries"] > 0
-    assert second["compile"]["observed"]["posture"]["value"] == "regional"
-    assert (
-        second["compile"]["observed"]["compile_s_max"]["value"] < first["compile"]["observed"]["compile_s_max"]["value"]
-    )
-    assert first["plan_digest"] != second["plan_digest"], "the policy is part of the question"
+    assert start(seeded) == ("seeded", "benchmark", 0)
+    assert [layer["outcome"] for layer in value(seeded["startup"]["layers"])] == ["unreachable", "used"]
+    assert value(seeded["startup"]["coverage_before"])["covered"] is True
+
+    again = run("--cache-policy", "require")
+    assert start(again) == ("long_lived", "benchmark", 0)
+    assert again["startup"]["clocks"]["earlier_run"]["value"] == seeded["run_id"]
+    assert again["plan_digest"] == seeded["plan_digest"], "where a cache comes from is no part of the question"
+    assert again["plan_digest"] != cold["plan_digest"], "the policy is"
+
+    shutil.copytree(tmp_path / "cache", other / "cache", ignore=shutil.ignore_patterns("coverage"))
+    carried = run(home=other)
+    assert start(carried) == ("warm", "seeding_pass", 0)
+    assert "seeding_pass" in {finding["kind"] for finding in carried["findings"]}
+    assert list((other / "cache" / "coverage").glob("*.json")), "the next run of the case is a benchmark"
+
+    for predicate in (cold, seeded, again, carried):
+        rank = predicate["training"]["ranks"][0]
+        assert sum(value(rank["first_step"]).values()) == pytest.approx(value(rank["first_step_s"]))
+        assert value(predicate["compile"]["observed"]["posture"]) == "regional"
+    slowest = [value(predicate["compile"]["observed"]["compile_s_max"]) for predicate in (cold, seeded, again, carried)]
+    assert max(slowest) == slowest[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from lanemark.cli.parsing import Parser
 from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.lanes.training import check_window
+from lanemark.launch.environment import CacheLayout
 from lanemark.records.case import LANES, Case, DataAsked, parse_gpu
 from lanemark.records.errors import UsageError
 
@@ -36,6 +37,10 @@ def add_arguments(parser: Parser) -> None:
     group.add_argument("--micro-batch", default=None, metavar="B", help="sequences a rank takes in one forward")
     group.add_argument("--grad-accum", default="1", metavar="A", help="forwards a rank takes in one step (default 1)")
     group.add_argument("--seed", default="0", metavar="S", help="of weights and data order (default 0)")
+    group.add_argument(
+        "--prewarm", default="auto", metavar="W",
+        help="compile one block on each rank before the ranks share the model: auto (default) or off",
+    )  # fmt: skip
     place = parser.add_argument_group("where")
     place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
     place.add_argument(
@@ -44,10 +49,25 @@ def add_arguments(parser: Parser) -> None:
         "`synthetic` (default: a corpus of the C++ headers in torch's wheel)",
     )  # fmt: skip
     place.add_argument(
-        "--cache-policy", default="seed", metavar="P",
-        help="compile cache: require a covered one, seed (use and fill), or cold (a fresh, empty one)",
+        "--cache-policy", default=None, metavar="P",
+        help="compile cache: require a covered one, seed (use and fill), or cold (a fresh, empty one); default: "
+        "require for compiled runs of several ranks, else seed",
+    )  # fmt: skip
+    place.add_argument(
+        "--cache-to", default=None, metavar="FILE", help="capture the compile cache after the run, to FILE.tar.zst"
+    )
+    place.add_argument(
+        "--cache-layout", default="shared", metavar="L",
+        help="compile cache: shared by the ranks (default), or per-rank, a directory each",
+    )  # fmt: skip
+    place.add_argument(
+        "--cache-from", action="append", default=[], metavar="SOURCE",
+        help="seed the compile cache: a .tar.zst (path or URL), a directory, or a URL ending in /; may be repeated",
     )  # fmt: skip
     limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--collective-timeout", default="600", metavar="S", help="a rank may wait S s in a collective, once compiled"
+    )
     limits.add_argument("--stall-timeout", default="300", metavar="S", help="end the run after S s without progress")
     limits.add_argument("--wall-limit", default="3600", metavar="S", help="end the run after S s whatever it does")
 
@@ -99,6 +119,9 @@ class Asked:
         dtype_given: whether the precision was asked for.
         data: `synthetic`, a directory, a URL to stage from, or None for the default corpus.
         reasons: argument → why it has the value it has, for everything not asked for.
+        cache_layout: whether ranks share the compile cache: where the case runs, and no part of it.
+        cache_from: layers of the seed, in order, as they were given.
+        cache_to: where the compile cache is to be captured afterwards, or None.
     """
 
     case: Case
@@ -106,6 +129,9 @@ class Asked:
     dtype_given: bool
     data: str | None
     reasons: dict[str, str] = field(default_factory=dict)
+    cache_layout: CacheLayout = "shared"
+    cache_from: tuple[str, ...] = ()
+    cache_to: str | None = None
 
 
 def understand(args: argparse.Namespace) -> Asked:
@@ -152,12 +178,16 @@ def understand(args: argparse.Namespace) -> Asked:
         raise UsageError("gpu-spec-invalid", f"--gpu {gpu} asks for {gpu.count} devices and --nproc for {nproc} ranks",
                          f"give one rank a device: --nproc {gpu.count}")  # fmt: skip
     dtype = args.dtype or "fp32"
+    compile_posture = one_of(args.compile, "--compile", ("eager", "regional", "model"))
+    policy = args.cache_policy
+    if policy is None:
+        policy, reasons["cache_policy"] = default_policy(nproc, compile_posture)
     case = Case(
         lane="training",
         preset=recipe.name,
         nproc=nproc,
         mode=mode,  # type: ignore[arg-type]  # one_of checked it
-        compile=one_of(args.compile, "--compile", ("eager", "regional", "model")),  # type: ignore[arg-type]
+        compile=compile_posture,  # type: ignore[arg-type]
         dtype=one_of(dtype, "--dtype", ("fp32", "bf16")),  # type: ignore[arg-type]
         steps=num_steps,
         warmup=num_warmup,
@@ -168,11 +198,27 @@ def understand(args: argparse.Namespace) -> Asked:
         data=DataAsked("synthetic") if args.data == "synthetic" else DataAsked("shards"),
         surface="local",
         gpu=str(gpu),
-        cache_policy=one_of(args.cache_policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
+        cache_policy=one_of(policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
         stall_s=seconds(args.stall_timeout, "--stall-timeout"),
         wall_s=seconds(args.wall_limit, "--wall-limit"),
+        prewarm=one_of(args.prewarm, "--prewarm", ("auto", "off")),  # type: ignore[arg-type]
+        collective_timeout_s=seconds(args.collective_timeout, "--collective-timeout"),
     )
-    return Asked(case, recipe, args.dtype is not None, args.data, reasons)
+    layout: CacheLayout = (
+        "per_rank" if one_of(args.cache_layout, "--cache-layout", ("shared", "per-rank")) == "per-rank" else "shared"
+    )
+    return Asked(
+        case, recipe, args.dtype is not None, args.data, reasons, layout, tuple(args.cache_from), args.cache_to
+    )
+
+
+def default_policy(nproc: int, posture: str) -> tuple[str, str]:
+    """The cache policy that nobody asked for otherwise, and why. Pure."""
+    if nproc > 1 and posture != "eager":
+        return "require", "ranks that compile at different times wait for one another until a timeout ends them"
+    if posture == "eager":
+        return "seed", "nothing is compiled"
+    return "seed", "one rank waits for nobody, and the run fills the cache for the next"
 
 
 def _sequence(text: str | None, recipe: Preset) -> int:

@@ -12,6 +12,7 @@ from lanemark.cli.asked import add_arguments, understand
 from lanemark.cli.deciding import decide
 from lanemark.cli.parsing import home, parser, print_json
 from lanemark.lanes.presets import Preset
+from lanemark.lanes.prewarm import prewarm_plan
 from lanemark.launch.local import LocalSurface
 from lanemark.records.observation import absent, observed, unavailable
 
@@ -28,6 +29,8 @@ def main(args: list[str]) -> int:
     place = home()
     decided = decide(asked, place, build=False)
     request = LocalSurface().request(decided.case, decided.placement)
+    on_gpu = decided.case.gpu != "cpu" and decided.devices["device_class"].status == "observed"
+    prewarm = prewarm_plan(decided.case, cuda=on_gpu)
     print_json(
         {
             "case": decided.case.to_json(),
@@ -35,6 +38,13 @@ def main(args: list[str]) -> int:
             "tokens_per_step": decided.case.tokens_per_step,
             "measured_steps": decided.case.measured_steps,
             "reasons": decided.reasons,
+            "cache": {
+                "policy": decided.case.cache_policy,
+                "layout": decided.placement.cache_layout,
+                "layers": [{"source": source.shown, "kind": source.kind} for source in decided.sources],
+                **({} if decided.capture_to is None else {"capture_to": str(decided.capture_to)}),
+            },
+            "prewarm": {"planned": prewarm.do, "reason": prewarm.reason},
             "model": model_facts(asked.preset, decided.case.sequence),
             "request": request.to_json(),
         }

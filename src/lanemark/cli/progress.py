@@ -70,6 +70,13 @@ class Bar:
             print(f"lanemark: {text}", file=sys.stderr, flush=True)
         self._text = text
 
+    def say(self, text: str) -> None:
+        """Say something that is to stay: above the redrawn line on a terminal, at once elsewhere."""
+        if self._rich is not None:
+            self._rich.console.print(f"lanemark: {text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(f"lanemark: {text}", file=sys.stderr, flush=True)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -9,30 +9,36 @@ from typing import Any
 
 from lanemark.cli.asked import Asked, add_arguments, understand
 from lanemark.cli.deciding import Decided, decide
-from lanemark.cli.gates import cache_covered, compiler, devices, disk_room, home_writable, training_stack
+from lanemark.cli.gates import compiler, devices, disk_room, home_writable, training_stack
 from lanemark.cli.parsing import advise, home, parser, print_json
 from lanemark.cli.progress import Bar
+from lanemark.cli.repeating import add_repeating, is_asked, joined, repeat
+from lanemark.cli.warming import keeper, warm_up_cache
 from lanemark.collect.conduct import Conducted, conduct
 from lanemark.collect.preparing import Attempt, prepare
+from lanemark.collect.retrying import with_one_retry
 from lanemark.collect.signals import StopSignals
 from lanemark.launch.local import LocalSurface
 from lanemark.launch.supervise import Tick
 from lanemark.ledger.location import open_ledger
-from lanemark.observe.compile_cache import inventory
 from lanemark.observe.packages import cxx_facts
 from lanemark.records.attempt import Home
 from lanemark.records.encoding import decode
 from lanemark.records.errors import UsageError
+from lanemark.records.finding import Finding
 
 
 def main(args: list[str]) -> int:
     """Run one benchmark. Exit 0 done and healthy, 1 the run failed (a record exists), 2 bad input, 4 a gate refused."""
     verb = parser("run", "Run a benchmark and leave one sealed record. Only the training lane runs in this version.")
     add_arguments(verb)
+    add_repeating(verb)
     verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")
     verb.add_argument("--json", action="store_true", help="print run id, record id, path and state as JSON")
     words = _split_command(args)
-    options = verb.parse_args(words)
+    options = verb.parse_args(joined(words))
+    if is_asked(options):
+        return repeat(args, options, verb)
     if options.detach:
         raise UsageError(
             "value-invalid",
@@ -42,7 +48,7 @@ def main(args: list[str]) -> int:
     asked = understand(options)
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
-    decided = prepare_run(asked, place)
+    decided = prepare_run(asked, place, words)
     done = run(decided, place, argv=["lanemark", "run", *args])
     return _report(done, as_json=options.json)
 
@@ -59,8 +65,8 @@ def _split_command(args: list[str]) -> list[str]:
     return args[: args.index("--")]
 
 
-def prepare_run(asked: Asked, place: Home) -> Decided:
-    """Pass every gate and close what the arguments left open.
+def prepare_run(asked: Asked, place: Home, words: list[str]) -> Decided:
+    """Pass every gate and close what the arguments left open. `words` are the arguments, for advice.
 
     Raises:
         GateRefused: with the command that would satisfy it.
@@ -73,10 +79,7 @@ def prepare_run(asked: Asked, place: Home) -> Decided:
     gpu = decided.devices
     devices(decided.case, gpu["device_class"], gpu["device_count"])
     compiler(decided.case, cxx_facts().to_json(), on_gpu=gpu["device_class"].status == "observed")
-    cache = decided.placement.cache_dir
-    if cache is not None:
-        cache_covered(decided.case, cache, inventory(cache).to_json())
-    return decided
+    return warm_up_cache(decided, words)
 
 
 def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
@@ -88,18 +91,24 @@ def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
     if placement.cache_dir is not None:
         kept["cache_dir"] = str(placement.cache_dir)
     with StopSignals() as stop:
-        attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc)
-        advise(
-            f"lanemark: {attempt.paths.run_id}: {case.preset}, {case.nproc} ranks,"
-            f" {case.mode}, {case.compile}, {case.dtype}"
-        )
-        watcher = Watcher(attempt)
-        try:
-            return conduct(
-                place, attempt, LocalSurface(), placement, environ=os.environ, on_tick=watcher.tick, interrupted=stop
+
+        def once(findings: tuple[Finding, ...]) -> Conducted:
+            attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc)
+            advise(
+                f"lanemark: {attempt.paths.run_id}: {case.preset}, {case.nproc} ranks,"
+                f" {case.mode}, {case.compile}, {case.dtype}"
             )
-        finally:
-            watcher.close()
+            watcher = Watcher(attempt)
+            try:
+                return conduct(
+                    place, attempt, LocalSurface(), placement, environ=os.environ, on_tick=watcher.tick,
+                    interrupted=stop, on_named=watcher.named, start=decided.start, findings=findings,
+                    keep_cache=keeper(decided, attempt),
+                )  # fmt: skip
+            finally:
+                watcher.close()
+
+        return with_one_retry(once, interrupted=stop, announce=lambda line: advise(f"lanemark: {line}"))
 
 
 class Watcher:
@@ -107,6 +116,7 @@ class Watcher:
 
     def __init__(self, attempt: Attempt) -> None:
         self._case = attempt.case
+        self._run_id = attempt.paths.run_id
         self._bar: Bar | None = None
         self._started_s = time.monotonic()
 
@@ -116,6 +126,13 @@ class Watcher:
             self._bar = Bar("running")
             self._bar.__enter__()
         self._bar.line(self._text(seen))
+
+    def named(self, finding: Finding) -> None:
+        """Tell at once what the ranks are found to hang in. The run goes on: it may still recover."""
+        kind = finding.kind.replace("_", " ")
+        text = f"{finding.summary}: {kind}; see `lanemark doctor {self._run_id}`"
+        if self._bar is not None:
+            self._bar.say(text)
 
     def _text(self, seen: Tick) -> str:
         pages = [page for page in seen.beacons if page is not None]
@@ -144,8 +161,8 @@ def _report(done: Conducted, *, as_json: bool) -> int:
 
     predicate: dict[str, Any] = decode(done.record.data)["predicate"]
     outcome = predicate["outcome"]
-    if done.notice is not None:
-        advise(f"lanemark: {done.notice}")
+    for line in (*((done.notice,) if done.notice is not None else ()), *done.cache_notices):
+        advise(f"lanemark: {line}")
     if as_json:
         doc = {
             "run_id": predicate["run_id"],
@@ -156,6 +173,8 @@ def _report(done: Conducted, *, as_json: bool) -> int:
             "receipt_reason": outcome["receipt_reason"],
             "appended": done.manifest.appended,
         }
+        if done.cache_notices:
+            doc["cache"] = list(done.cache_notices)
         if "first_cause" in outcome:
             doc["first_cause"] = outcome["first_cause"]
         print_json(doc)
@@ -168,5 +187,5 @@ def _report(done: Conducted, *, as_json: bool) -> int:
     if outcome["state"] != "ok":
         cause = outcome.get("first_cause", {}).get("summary", outcome["receipt_reason"])
         slug = "run-cancelled" if outcome["state"] == "cancelled" else "run-failed"
-        print(f"lanemark: {cause}; see `lanemark show {done.record.id[7:19]}`. [{slug}]", file=sys.stderr)
+        print(f"lanemark: {cause}; see `lanemark doctor {predicate['run_id']}`. [{slug}]", file=sys.stderr)
     return 0 if outcome["state"] == "ok" and outcome["receipt"] else 1

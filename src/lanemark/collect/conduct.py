@@ -19,13 +19,18 @@ from typing import Final
 from lanemark.collect.appending import append_to_ledger
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import Manifest, save
+from lanemark.collect.naming import LiveNaming
 from lanemark.collect.preparing import Attempt
 from lanemark.collect.sealing import Ending, seal_attempt
+from lanemark.collect.starting import CacheWatch, Start
+from lanemark.launch.environment import apply_settings
+from lanemark.launch.looking import LookPlan
 from lanemark.launch.supervise import Limits, Supervision, Tick, supervise
 from lanemark.launch.surface import LaunchRequest, Placement, Surface
 from lanemark.measure.durable import replace_file
 from lanemark.observe.clock import ClockWatch
 from lanemark.observe.compile_cache import inventory
+from lanemark.observe.reading import reason_of
 from lanemark.observe.snapshot import host_snapshot
 from lanemark.records.attempt import AttemptPaths, Home, State
 from lanemark.records.encoding import encode
@@ -55,12 +60,14 @@ class Conducted:
         manifest: in its final state.
         record_path: where the record can be read.
         notice: what did not work when the ledger was to take it, or None.
+        cache_notices: what did not work, or was done, when the compile cache was to be kept for later runs.
     """
 
     record: SealedRecord
     manifest: Manifest
     record_path: Path
     notice: str | None
+    cache_notices: tuple[str, ...] = ()
 
 
 def conduct(
@@ -72,6 +79,10 @@ def conduct(
     environ: Mapping[str, str],
     on_tick: Callable[[Tick], None],
     interrupted: Callable[[], str | None],
+    on_named: Callable[[Finding], None] | None = None,
+    start: Start | None = None,
+    findings: tuple[Finding, ...] = (),
+    keep_cache: Callable[[State], str | None] | None = None,
 ) -> Conducted:
     """Run one prepared attempt and seal its record. The calling process is its supervisor.
 
@@ -83,6 +94,11 @@ def conduct(
         environ: the operator's environment.
         on_tick: called at each look at the ranks, for progress.
         interrupted: the name of a signal that told us to stop, or None.
+        on_named: told what the ranks are found to hang in, when that is first concluded. The run goes on.
+        start: what was done before, for the record; by default nothing was.
+        findings: what was concluded before, for the record.
+        keep_cache: called with the final state once the record is sealed, while a cold run's cache is still there;
+            returns a line for the operator, or None. Whatever it raises becomes such a line: it never fails a run.
 
     Raises:
         OSError: the record could be written nowhere.
@@ -94,10 +110,11 @@ def conduct(
             raise LedgerError(
                 "attempt-unreadable", f"attempt {paths.run_id} is supervised by another process", "wait for it to end"
             )
-        run = _Run(attempt, surface, placement, environ)
+        watch = CacheWatch(home, paths, attempt.case, placement, start or Start())
+        run = _Run(attempt, surface, placement, environ, cache=watch, findings=findings)
         failure: BaseException | None = None
         try:
-            run.go(on_tick, interrupted)
+            run.go(on_tick, interrupted, on_named)
         except BaseException as error:
             failure = error
         finally:
@@ -109,10 +126,11 @@ def conduct(
         if appended:
             manifest = replace(manifest, appended=True)
             _save_quietly(paths, manifest)
+        notices = run.keep_cache(manifest.state, keep_cache)
         run.clean_up()
     if failure is not None and not isinstance(failure, (OSError, LanemarkError)):
         raise failure
-    return Conducted(record, manifest, paths.record, notice)
+    return Conducted(record, manifest, paths.record, notice, notices)
 
 
 def _save_quietly(paths: AttemptPaths, manifest: Manifest) -> None:
@@ -126,35 +144,58 @@ def _save_quietly(paths: AttemptPaths, manifest: Manifest) -> None:
 class _Run:
     """The moving parts of one attempt between `prepared` and sealed."""
 
-    def __init__(self, attempt: Attempt, surface: Surface, placement: Placement, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        surface: Surface,
+        placement: Placement,
+        environ: Mapping[str, str],
+        *,
+        cache: CacheWatch,
+        findings: tuple[Finding, ...],
+    ) -> None:
         self.manifest = attempt.manifest
         self._attempt = attempt
         self._paths = attempt.paths
         self._surface = surface
         self._placement = placement
         self._environ = environ
+        self._cache = cache
         self._clock = ClockWatch()
-        self._findings: list[Finding] = []
+        self._findings = list(findings)
         self._launched = False
         self._supervision: Supervision | None = None
 
-    def go(self, on_tick: Callable[[Tick], None], interrupted: Callable[[], str | None]) -> None:
+    def go(
+        self,
+        on_tick: Callable[[Tick], None],
+        interrupted: Callable[[], str | None],
+        on_named: Callable[[Finding], None] | None,
+    ) -> None:
         """Observe, launch and supervise. Raises OSError or LanemarkError when the ranks cannot be started."""
         paths, case = self._paths, self._attempt.case
         if self._placement.cache_dir is not None:
             os.makedirs(self._placement.cache_dir, exist_ok=True)
+        request = self._surface.request(case, self._placement)
         host = host_snapshot(cwd=Path.cwd(), environ=self._environ, cache_dir=self._placement.cache_dir)
+        host |= self._cache.before(apply_settings(self._environ, request.settings), self.manifest.boot_id)
         replace_file(paths.host, encode(host))
         if interrupted() is not None:
             return
-        request = self._surface.request(case, self._placement)
         self._move(State.RUNNING, f"starting {case.nproc} rank{'s' if case.nproc > 1 else ''}")
         self._write_launch(request)
         launched = self._surface.launch(request, paths)
         self._launched = True
         limits = Limits.of(case)
         self._supervision = supervise(
-            self._surface, launched, paths, limits=limits, on_tick=on_tick, interrupted=interrupted
+            self._surface,
+            launched,
+            paths,
+            limits=limits,
+            looking=LookPlan.of(request, case),
+            on_tick=on_tick,
+            on_look=LiveNaming(paths, case, on_named),
+            interrupted=interrupted,
         )
 
     def _move(self, state: State, reason: str) -> None:
@@ -177,7 +218,7 @@ class _Run:
         directory = self._placement.cache_dir
         after = inventory(directory) if directory is not None else absent("compile cache directory", "not compiled")
         try:
-            replace_file(self._paths.host_end, encode({"cache_after": after.to_json()}))
+            replace_file(self._paths.host_end, encode({"cache_after": after.to_json(), **self._cache.after()}))
         except OSError:
             return  # a full disk: the record then says that the cache was not seen afterwards
 
@@ -192,6 +233,21 @@ class _Run:
             findings=tuple(self._findings),
             exits=exits,
         )
+
+    def keep_cache(self, state: State, keep: Callable[[State], str | None] | None) -> tuple[str, ...]:
+        """Write down what a good run used of the cache, then let the operator's own keeping happen."""
+        steps: list[Callable[[], str | None]] = [self._cache.remember] if state is State.OK else []
+        if keep is not None and self._launched:
+            steps.append(lambda: keep(state))
+        said = []
+        for step in steps:
+            try:
+                line = step()
+            except Exception as error:  # the record is sealed: a cache that cannot be kept is told and no failure
+                line = f"the compile cache was not kept: {reason_of(error)}"
+            if line is not None:
+                said.append(line)
+        return tuple(said)
 
     def clean_up(self) -> None:
         """Give back what only this run needed: the reserved bytes, and a cold run's cache."""

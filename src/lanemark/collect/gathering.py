@@ -72,7 +72,7 @@ def exception_line(paths: RankPaths) -> str | None:
 def stderr_tail(paths: RankPaths) -> str:
     """The last few KiB a rank printed to stderr; empty when it printed nothing."""
     try:
-        with Path(paths.stderr).open("rb") as file:
+        with open(paths.stderr, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             return file.read(_TAIL_BYTES).decode("utf-8", "replace").replace("\0", "")
@@ -114,6 +114,8 @@ def rank_report(attempt: AttemptPaths, rank: int, exits: dict[int, dict[str, Any
             "compile_ns": page.compile_ns,
             "collectives": page.collectives,
             "pid": page.pid,
+            "anchor_ns": page.anchor_ns,
+            "spans_truncated": page.spans_truncated,
         }
     return RankReport(
         rank=rank,

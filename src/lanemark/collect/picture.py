@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lanemark.collect.gathering import stderr_tail
+from lanemark.collect.gathering import read_json, stderr_tail
+from lanemark.collect.looks import read_looks
 from lanemark.diagnose.snapshot import RankState, SignalSender, Snapshot
 from lanemark.lanes.reports import RankReport
 from lanemark.records.attempt import AttemptPaths
@@ -36,6 +37,54 @@ def oom_kills(exits: dict[str, Any]) -> int | None:
     return None
 
 
+def _failed_ns(report: RankReport) -> int | None:
+    """When a rank that raised began its way out, which may take seconds; its end is seen later."""
+    return next((span.begin_ns for span in report.spans if span.phase == "failed"), None)
+
+
+def _failed_in(report: RankReport) -> str | None:
+    """The phase a rank was in when it failed, from its spans: a compilation that never ended, else the last phase."""
+    if _failed_ns(report) is None:
+        return None
+    if any(span.phase == "compile" and span.end_ns is None for span in report.spans):
+        return "compile"
+    phases = [span.phase for span in report.spans if span.phase not in ("failed", "done", "compile")]
+    return phases[-1] if phases else None
+
+
+def settings_of(launch: Mapping[str, Any], host: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The ranks' settings from `launch.json`, then the variables of `host.json` that the launcher has no opinion on.
+
+    As a snapshot has them. Entries of another shape are left out.
+    """
+    listed = launch.get("settings")
+    found = []
+    for entry in listed if isinstance(listed, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        name, origin, value = entry.get("name"), entry.get("origin"), entry.get("value")
+        if isinstance(name, str) and isinstance(origin, str):
+            found.append((name, f"{origin}: {value}" if isinstance(value, str) else origin))
+    known = {name for name, _ in found}
+    environment = host.get("environment")
+    variables = environment.get("variables") if isinstance(environment, dict) else None
+    for name, value in variables.items() if isinstance(variables, dict) else ():
+        if name not in known and isinstance(value, str):
+            found.append((name, f"environment: {value}"))
+    return tuple(found)
+
+
+def _arrivals(ranks: Sequence[RankReport]) -> dict[int, dict[int, int]]:
+    """When each rank entered each step's first collective, as far as its samples say."""
+    arrivals = {}
+    for report in ranks:
+        rows = () if report.samples is None else getattr(report.samples, "rows", ())
+        stamps = {row.step: row.arrived_ns for row in rows if getattr(row, "arrived_ns", None) is not None}
+        if stamps:
+            arrivals[report.rank] = stamps
+    return arrivals
+
+
 def _rank(paths: AttemptPaths, report: RankReport, state: str | None) -> RankState:
     end, page = report.exit or {}, report.beacon or {}
     return RankState(
@@ -51,6 +100,8 @@ def _rank(paths: AttemptPaths, report: RankReport, state: str | None) -> RankSta
         label=page.get("label"),
         step=page.get("step"),
         process_state=state,
+        failed_in=_failed_in(report),
+        failed_ns=_failed_ns(report),
     )
 
 
@@ -59,6 +110,7 @@ def snapshot_of(
     case: Case,
     ranks: Sequence[RankReport],
     exits: dict[str, Any],
+    launch: Mapping[str, Any],
     *,
     interrupted_by: str | None,
     start_error: str | None,
@@ -72,6 +124,7 @@ def snapshot_of(
         case: for the limits that were in force.
         ranks: what each rank left behind.
         exits: `exits.json`; {} when the supervisor left none.
+        launch: `launch.json`; {} when nothing was launched.
         interrupted_by: the signal the supervisor was sent, or None.
         start_error: why the ranks could not be started, or None.
         supervisor_error: what went wrong in the supervisor itself, or None.
@@ -90,4 +143,10 @@ def snapshot_of(
         stall_s=case.stall_s,
         wall_s=case.wall_s,
         supervisor_alive=supervisor_alive,
+        looks=read_looks(paths)[0],
+        settings=settings_of(launch, read_json(paths.host) or {}),
+        collective_timeout_s=None if case.command else case.collective_timeout_s,
+        preset=case.preset,
+        warmup=case.warmup,
+        arrivals=_arrivals(ranks),
     )

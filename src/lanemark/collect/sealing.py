@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from lanemark.collect.gathering import rank_report, read_json
 from lanemark.collect.manifest import Manifest
 from lanemark.collect.picture import snapshot_of
 from lanemark.diagnose.first_cause import first_cause
+from lanemark.diagnose.stragglers import straggler
 from lanemark.lanes.presets import preset
 from lanemark.lanes.record import training_predicate
 from lanemark.lanes.reports import AttemptFacts
@@ -43,6 +45,8 @@ _ATTEMPT_EVIDENCE: Final = (
     ("host_end.json", "application/json"),
     ("launch.json", "application/json"),
     ("exits.json", "application/json"),
+    ("looks.jsonl", "application/jsonl"),
+    ("named.jsonl", "application/jsonl"),
 )
 _RANK_EVIDENCE: Final = (
     ("beacon.page", "application/octet-stream"),
@@ -53,6 +57,10 @@ _RANK_EVIDENCE: Final = (
     ("stdout.log", "text/plain"),
     ("stderr.log", "text/plain"),
 )
+#: `<look>-<rank>-<what>` (lanemark.launch.looking).
+_LOOK_DUMP: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,4}-(flight\.json|stack\.json|stack\.txt)")
+_LOOK_TYPES: Final = {"json": "application/json", "txt": "text/plain"}
+_MAX_LOOK_DUMPS: Final = 1024
 
 
 class Ending(NamedTuple):
@@ -104,10 +112,20 @@ def _hashed(path: Path) -> tuple[str, int] | None:
     return "sha256:" + sha.hexdigest(), size
 
 
+def _look_dumps(paths: AttemptPaths) -> list[str]:
+    """What hung ranks answered: file names as the supervisor gives them, in order."""
+    try:
+        names = os.listdir(paths.look_dumps)
+    except OSError:
+        return []
+    return sorted(name for name in names if _LOOK_DUMP.fullmatch(name))[:_MAX_LOOK_DUMPS]
+
+
 def evidence_of(paths: AttemptPaths, num_ranks: int) -> tuple[Evidence, ...]:
     """Every file the record rests on, by digest, in a fixed order. Missing files are simply not evidence."""
     names = [*_ATTEMPT_EVIDENCE]
     names += [(f"ranks/{rank}/{name}", kind) for rank in range(num_ranks) for name, kind in _RANK_EVIDENCE]
+    names += [(f"looks/{name}", _LOOK_TYPES[name.rpartition(".")[2]]) for name in _look_dumps(paths)]
     found = []
     for name, media_type in names:
         hashed = _hashed(paths.root / name)
@@ -137,12 +155,14 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
         case,
         ranks,
         exits_doc,
+        launch,
         interrupted_by=ending.interrupted_by,
         start_error=ending.start_error,
         supervisor_error=ending.supervisor_error,
         supervisor_alive=ending.supervisor_alive,
     )
     cause = first_cause(picture)
+    slow = straggler(picture) if cause is None else None
     if ending.interrupted_by is not None:
         state, reason = State.CANCELLED, f"the supervisor was sent {ending.interrupted_by}"
     elif not ending.supervisor_alive:
@@ -165,7 +185,7 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
         host_end=read_json(paths.host_end) or {},
         launch=launch,
         ranks=ranks,
-        findings=((cause,) if cause else ()) + ending.findings + _cut_logs(exits_doc),
+        findings=((cause,) if cause else ()) + ((slow,) if slow else ()) + ending.findings + _cut_logs(exits_doc),
         cause=cause,
         state=state.value,
         reason=reason,

@@ -1,69 +1,41 @@
 """Pure detectors: from one snapshot to the *first cause* of a failed run.
 
-The first rank to complain is rarely the one at fault. When a rank dies, the healthy ones report a closed connection or
-a time-out in a collective, sometimes before the dead one's own evidence lands; and a rank that finished late finds its
-peers gone and says "connection closed by peer". So every sign is sorted first into *primary* (it can only come from
-within that rank) and *secondary* (it is what a healthy rank says when another is gone), and a secondary sign never
-becomes the cause while a primary one stands. Where only secondary signs exist the answer is `undecided`.
+Three kinds of signs are asked, in this order: what was done to the run from outside; what came from within one rank
+(`lanemark.diagnose.deaths`); and, only where no rank died of itself, what the looks showed while everybody waited
+(`lanemark.diagnose.hang`). The last is why a record names a compile divergence although every exception in it says
+"connection closed by peer" or "timed out". Where only such complaints exist the answer is `undecided`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final
 
-from lanemark.diagnose.snapshot import RankState, Snapshot
+from lanemark.diagnose import signs
+from lanemark.diagnose.deaths import (
+    BEFORE_STEPS,
+    disk_full,
+    exited,
+    exited_early,
+    kernel_import_missing,
+    killed,
+    out_of_memory,
+    raised,
+    recompiled_after_warmup,
+    stopped,
+    watchdog_in_compile,
+)
+from lanemark.diagnose.hang import HangContext, name_hang
+from lanemark.diagnose.leaks import environment_leak
+from lanemark.diagnose.one_look import look_lines
+from lanemark.diagnose.signs import evidence
+from lanemark.diagnose.snapshot import Snapshot
 from lanemark.records.finding import Finding
-
-#: What gloo, NCCL and TCPStore say when a *peer* is gone or late (seen with torch 2.13 on gloo; NCCL from its source).
-_PEER_GONE: Final = re.compile(
-    r"connection (was )?(closed|reset) by (remote )?peer|connection reset|broken pipe|timed out (waiting|after)"
-    r"|wait timeout|socket timeout|timeout while|recvbytes|sendbytes|failed to recv|watchdog caught collective"
-    r"|communicator was aborted|remote process exited|nccl (system|remote) error|distnetworkerror|connectfullmesh"
-    r"|store.*(closed|timeout)|heartbeat",
-    re.IGNORECASE,
-)
-_OUT_OF_MEMORY: Final = re.compile(
-    r"memoryerror|out of memory|can't allocate memory|cannot allocate memory|std::bad_alloc|enomem", re.IGNORECASE
-)
-_DISK_FULL: Final = re.compile(r"no space left on device|enospc|errno 28|disk quota exceeded|errno 122", re.IGNORECASE)
-_REFUSED: Final = re.compile(
-    r"connection refused|address already in use|could not connect|name resolution", re.IGNORECASE
-)
-#: Phases before the first step, in which a failed connection is a failed bootstrap.
-_BEFORE_STEPS: Final = frozenset({"start", "import", "init_process_group"})
-#: A file system with less than this is full for a writer that wants one page more.
-_FULL_BYTES: Final = 64 * 1024
+from lanemark.records.look import Look
 
 Detector = Callable[[Snapshot], "Finding | None"]
-
-
-def _where(rank: RankState) -> str:
-    if rank.phase is None:
-        return "it left no beacon"
-    step = (
-        f", step {rank.step}" if rank.step is not None and rank.step >= 0 and rank.phase in ("warmup", "window") else ""
-    )
-    return f"last seen in phase {rank.phase}{step}"
-
-
-def _evidence(rank: RankState, *extra: str) -> tuple[str, ...]:
-    lines = [f"rank {rank.rank}: {_where(rank)}"]
-    if rank.exception:
-        lines.append(f"rank {rank.rank} reported: {rank.exception[:300]}")
-    elif rank.stderr_tail:
-        lines.append(f"rank {rank.rank} stderr ends: {rank.stderr_tail.strip().splitlines()[-1][:300]}")
-    return (*lines, *(line for line in extra if line))
-
-
-def _said(rank: RankState) -> str:
-    return rank.exception or rank.stderr_tail
-
-
-def _earliest(ranks: list[RankState]) -> RankState | None:
-    """The rank the supervisor saw end first; one that never ended sorts last."""
-    return min(ranks, key=lambda rank: (rank.ended_ns is None, rank.ended_ns or 0, rank.rank), default=None)
+#: Looks come every half second while nothing moves; a last look older than this says that something moved after it.
+_FRESH_NS: Final = 3_000_000_000
 
 
 def interrupted(snapshot: Snapshot) -> Finding | None:
@@ -77,7 +49,7 @@ def start_failed(snapshot: Snapshot) -> Finding | None:
     """The ranks could not be started at all."""
     if snapshot.start_error is None:
         return None
-    kind = "disk_full" if _DISK_FULL.search(snapshot.start_error) else "start_failed"
+    kind = "disk_full" if signs.disk_full(snapshot.start_error) else "start_failed"
     return Finding(kind, "failure", f"the ranks could not be started: {snapshot.start_error[:300]}")
 
 
@@ -86,134 +58,109 @@ def supervisor_failed(snapshot: Snapshot) -> Finding | None:
     if snapshot.supervisor_error is None:
         return None
     text = snapshot.supervisor_error[:300]
-    kind = "disk_full" if _DISK_FULL.search(text) else "supervisor_failed"
+    kind = "disk_full" if signs.disk_full(text) else "supervisor_failed"
     return Finding(kind, "failure", f"the supervisor failed while it watched the ranks: {text}")
-
-
-def disk_full(snapshot: Snapshot) -> Finding | None:
-    """A rank said ENOSPC, or died of SIGBUS (a store to a page the disk had no room for) on a full file system."""
-    full = snapshot.free_bytes is not None and snapshot.free_bytes < _FULL_BYTES
-    hit = [
-        rank
-        for rank in snapshot.ranks
-        if not rank.end_marker and (_DISK_FULL.search(_said(rank)) or (rank.signal == "SIGBUS" and full))
-    ]
-    rank = _earliest(hit)
-    if rank is None:
-        return None
-    free = "" if snapshot.free_bytes is None else f"free space at the end: {snapshot.free_bytes} bytes"
-    return Finding("disk_full", "failure", f"rank {rank.rank} ran out of disk space", _evidence(rank, free), rank.rank)
-
-
-def out_of_memory(snapshot: Snapshot) -> Finding | None:
-    """A rank reported an allocation failure, or was SIGKILLed while the kernel counted an OOM kill."""
-    hit = []
-    for rank in snapshot.ranks:
-        said = rank.exception is not None and _OUT_OF_MEMORY.search(rank.exception)
-        printed = rank.exception is None and rank.status not in (None, 0) and _OUT_OF_MEMORY.search(rank.stderr_tail)
-        killed = rank.signal == "SIGKILL" and rank.signal_by != "supervisor" and (snapshot.oom_kills or 0) > 0
-        if said or printed or killed:
-            hit.append(rank)
-    starved = _earliest(hit)
-    if starved is None:
-        return None
-    counted = f"kernel OOM kills during the run: {snapshot.oom_kills}" if snapshot.oom_kills else ""
-    summary = f"rank {starved.rank} ran out of memory"
-    return Finding("rank_out_of_memory", "failure", summary, _evidence(starved, counted), starved.rank)
-
-
-def killed(snapshot: Snapshot) -> Finding | None:
-    """A rank was ended by a signal that the supervisor did not send."""
-    rank = _earliest([r for r in snapshot.ranks if r.signal is not None and r.signal_by != "supervisor"])
-    if rank is None:
-        return None
-    counted = "" if snapshot.oom_kills is None else f"kernel OOM kills during the run: {snapshot.oom_kills}"
-    return Finding(
-        "rank_killed",
-        "failure",
-        f"rank {rank.rank} was killed by {rank.signal}, which the supervisor did not send",
-        _evidence(rank, counted),
-        rank.rank,
-    )
-
-
-def raised(snapshot: Snapshot) -> Finding | None:
-    """A rank raised an exception that does not merely report a lost peer."""
-    rank = _earliest([r for r in snapshot.ranks if r.exception is not None and not _PEER_GONE.search(r.exception)])
-    if rank is None or rank.exception is None:
-        return None
-    kind = "bootstrap_failed" if rank.phase in _BEFORE_STEPS and _REFUSED.search(rank.exception) else "rank_raised"
-    first = rank.exception.splitlines()[0][:200]
-    summary = f"rank {rank.rank} raised {first}"
-    if kind == "bootstrap_failed":
-        summary = f"the ranks could not form a process group: rank {rank.rank} reported {first}"
-    return Finding(kind, "failure", summary, _evidence(rank), rank.rank)
-
-
-def exited_early(snapshot: Snapshot) -> Finding | None:
-    """A rank ended with status 0 and no end marker: it left its peers waiting."""
-    rank = _earliest([r for r in snapshot.ranks if r.status == 0 and not r.end_marker])
-    if rank is None:
-        return None
-    summary = f"rank {rank.rank} exited with status 0 before its work was done"
-    return Finding("rank_exited_early", "failure", summary, _evidence(rank), rank.rank)
-
-
-def exited(snapshot: Snapshot) -> Finding | None:
-    """A rank ended with a non-zero status and left no exception, or nothing but its printed last words."""
-    silent = [
-        r
-        for r in snapshot.ranks
-        if r.status not in (None, 0) and r.exception is None and not _PEER_GONE.search(r.stderr_tail)
-    ]
-    rank = _earliest(silent)
-    if rank is None:
-        return None
-    summary = f"rank {rank.rank} exited with status {rank.status} and reported no exception"
-    return Finding("rank_exited", "failure", summary, _evidence(rank), rank.rank)
-
-
-def stopped(snapshot: Snapshot) -> Finding | None:
-    """A rank was stopped (SIGSTOP, a debugger) and the others waited for it."""
-    rank = _earliest([r for r in snapshot.ranks if r.process_state in ("T", "t")])
-    if rank is None:
-        return None
-    summary = f"rank {rank.rank} was stopped by a signal and did not continue"
-    return Finding("rank_stopped", "failure", summary, _evidence(rank, "process state: T (stopped)"), rank.rank)
-
-
-def bootstrap(snapshot: Snapshot) -> Finding | None:
-    """Only lost-peer complaints, all of them before the first step: the process group never formed."""
-    complaining = [r for r in snapshot.ranks if r.exception is not None and _PEER_GONE.search(r.exception)]
-    if not complaining or any(r.phase not in _BEFORE_STEPS for r in snapshot.ranks if r.phase is not None):
-        return None
-    summary = "the ranks could not form a process group, and no rank reports a cause of its own"
-    return Finding("bootstrap_failed", "failure", summary, tuple(e for r in complaining for e in _evidence(r)))
-
-
-def limits(snapshot: Snapshot) -> Finding | None:
-    """No rank failed by itself: the supervisor ended the run at one of its limits."""
-    last = tuple(line for rank in snapshot.ranks for line in _evidence(rank))
-    if snapshot.ended_because == "stalled":
-        summary = f"no rank made progress for {snapshot.stall_s:g} s"
-        return Finding("stalled", "failure", summary, last)
-    if snapshot.ended_because == "wall_limit":
-        summary = f"the run was still going after its limit of {snapshot.wall_s:g} s"
-        return Finding("wall_limit", "failure", summary, last)
-    return None
 
 
 def supervisor_lost(snapshot: Snapshot) -> Finding | None:
     """The supervisor died: the ranks were ended with it, and nothing says what it would have seen."""
     if snapshot.supervisor_alive:
         return None
-    last = tuple(line for rank in snapshot.ranks for line in _evidence(rank))
+    last = tuple(line for rank in snapshot.ranks for line in evidence(rank))
     summary = "the supervisor died without sealing a record, and the ranks were ended with it"
     return Finding("supervisor_lost", "failure", summary, last)
 
 
+def last_looks(snapshot: Snapshot) -> tuple[Look, ...]:
+    """The looks that lead up to the first rank's end, or none when something moved after the last of them.
+
+    A run that waited, and went on, ends for another reason: its looks then lie before steps that were taken later.
+    """
+    # A rank that has raised is on its way out for a second or two before its end is seen, and waits for nothing.
+    known = [rank.ended_ns if rank.failed_ns is None else rank.failed_ns for rank in snapshot.ranks]
+    ends = [at_ns for at_ns in known if at_ns is not None]
+    before = [look for look in snapshot.looks if not ends or look.at_ns <= min(ends)]
+    while before and any(seen.phase == "failed" for seen in before[-1].ranks):
+        before.pop()
+    if not before:
+        return ()
+    gap_ns = max(before[-1].at_ns - before[-2].at_ns, 0) if len(before) > 1 else 0
+    if ends and min(ends) - before[-1].at_ns > max(_FRESH_NS, 2 * gap_ns):
+        return ()
+    steps = {rank.rank: rank.step for rank in snapshot.ranks}
+    for seen in before[-1].ranks:
+        now = steps.get(seen.rank)
+        if now is not None and seen.step is not None and now > seen.step:
+            return ()
+    return tuple(before)
+
+
+def hung(snapshot: Snapshot) -> Finding | None:
+    """What the ranks were waiting for when the first of them gave up, or was ended."""
+    finding = name_hang(last_looks(snapshot), HangContext.of(snapshot))
+    if finding is None:
+        return None
+    complaints = tuple(line for rank in snapshot.ranks if rank.exception for line in evidence(rank)[1:])
+    return Finding(finding.kind, finding.severity, finding.summary, (*finding.evidence, *complaints), finding.rank)
+
+
+def unlike_collectives(snapshot: Snapshot) -> Finding | None:
+    """Ranks met in one exchange with unlike sizes, and their tracebacks name different collectives."""
+    told = [rank for rank in snapshot.ranks if not rank.end_marker and signs.unlike_sizes(signs.all_said(rank))]
+    named = {rank.rank: signs.collective_of(rank.stderr_tail) for rank in snapshot.ranks}
+    groups: dict[str, list[int]] = {}
+    for number, name in named.items():
+        if name is not None:
+            groups.setdefault(name, []).append(number)
+    if not told or len(groups) < 2:
+        return None
+    parts = [f"{signs.ranks_text(ranks)} in {name}" for name, ranks in sorted(groups.items(), key=lambda it: it[1])]
+    lines = tuple(line for rank in snapshot.ranks for line in evidence(rank))
+    fewest = min(groups.values(), key=len)
+    odd = fewest[0] if len(fewest) == 1 and len(named) > 2 else None
+    return Finding(
+        "collective_mismatch", "failure", f"ranks met in different collectives: {', '.join(parts)}", lines, odd
+    )
+
+
+def bootstrap(snapshot: Snapshot) -> Finding | None:
+    """Only lost-peer complaints, all of them before the first step: the process group never formed.
+
+    A launch of one rank has nobody to meet: what it waits for in its bootstrap is not a peer.
+    """
+    complaining = [r for r in snapshot.ranks if r.exception is not None and signs.peer_gone(r.exception)]
+    stages = [rank.stage for rank in snapshot.ranks if rank.stage is not None]
+    early = bool(stages) and all(stage in BEFORE_STEPS for stage in stages)
+    ended = snapshot.ended_because in ("stalled", "wall_limit") and len(snapshot.ranks) > 1
+    meeting = ended and all(rank.stage == "init_process_group" for rank in snapshot.ranks)
+    if not early or not (complaining or meeting):
+        return None
+    summary = "the ranks could not form a process group, and no rank reports a cause of its own"
+    lines = tuple(line for rank in complaining or snapshot.ranks for line in evidence(rank))
+    return Finding("bootstrap_failed", "failure", summary, lines)
+
+
+def limits(snapshot: Snapshot) -> Finding | None:
+    """No rank failed by itself: the supervisor ended the run at one of its limits."""
+    if snapshot.ended_because == "stalled":
+        summary = f"no rank made progress for {snapshot.stall_s:g} s"
+        return Finding("stalled", "failure", summary, _last_seen(snapshot))
+    if snapshot.ended_because == "wall_limit":
+        summary = f"the run was still going after its limit of {snapshot.wall_s:g} s"
+        return Finding("wall_limit", "failure", summary, _last_seen(snapshot))
+    return None
+
+
+def _last_seen(snapshot: Snapshot) -> tuple[str, ...]:
+    looks = last_looks(snapshot)
+    lines = tuple(line for rank in snapshot.ranks for line in evidence(rank))
+    return (*look_lines(looks[-1]), *lines) if looks else lines
+
+
 #: In the order in which a sign outranks the next. `interrupted` comes first because everything after it is our doing;
-#: a specific sign (disk, memory) comes before the general one (killed, raised) that it would otherwise look like.
+#: a specific sign (disk, memory, a kernel that is missing) comes before the general one (killed, raised) that it would
+#: otherwise look like. `hung` comes after every death: when a rank has died of itself, its peers' waiting proves
+#: nothing. It comes before `bootstrap` and the limits, which only say how the waiting ended.
 DETECTORS: Final[tuple[Detector, ...]] = (
     interrupted,
     start_failed,
@@ -221,11 +168,17 @@ DETECTORS: Final[tuple[Detector, ...]] = (
     supervisor_lost,
     disk_full,
     out_of_memory,
+    watchdog_in_compile,
+    kernel_import_missing,
+    recompiled_after_warmup,
+    environment_leak,
     killed,
     raised,
     exited_early,
     exited,
     stopped,
+    hung,
+    unlike_collectives,
     bootstrap,
     limits,
 )
@@ -245,8 +198,9 @@ def first_cause(snapshot: Snapshot) -> Finding | None:
         return None
     found = [finding for detector in DETECTORS if (finding := detector(snapshot)) is not None]
     if not found:
-        lines = tuple(line for rank in snapshot.ranks for line in _evidence(rank))
-        return Finding("undecided", "failure", "the run failed, and the evidence does not say why", lines)
+        return Finding(
+            "undecided", "failure", "the run failed, and the evidence does not say why", _last_seen(snapshot)
+        )
     leading = found[0]
     if leading.kind not in _GENERAL:
         return leading

@@ -1,9 +1,16 @@
-"""What detectors look at: one frozen picture of an attempt, with nothing left to read. Pure."""
+"""What detectors look at: one frozen picture of an attempt, with nothing left to read. Pure.
+
+The looks taken while the ranks ran are in it too (`lanemark.records.look`, where the supervisor can make them without
+knowing what will be concluded from them), so what is named live and what is named afterwards come from one function.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
+
+from lanemark.records.look import Look
 
 SignalSender = Literal["nobody", "supervisor", "other", "unknown"]
 
@@ -21,7 +28,9 @@ class RankState:
         end_marker: whether it left its clean end marker.
         exception: type and message of the exception it reported, one line.
         stderr_tail: the last lines it printed to stderr.
-        phase: last phase on its beacon page.
+        phase: last phase on its beacon page; a rank that raised shows `failed`.
+        failed_in, failed_ns: the phase it was in when it entered `failed`, and CLOCK_MONOTONIC then; None where it did
+            not, or where no span says so.
         label: what the phase was about (a collective, a compilation).
         step: last step on its beacon page.
         process_state: last /proc state letter seen while it lived (`T` is stopped).
@@ -39,6 +48,13 @@ class RankState:
     label: str | None = None
     step: int | None = None
     process_state: str | None = None
+    failed_in: str | None = None
+    failed_ns: int | None = None
+
+    @property
+    def stage(self) -> str | None:
+        """The phase it worked in last: `failed` says only that it went wrong."""
+        return self.failed_in if self.phase == "failed" else self.phase
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,14 @@ class Snapshot:
         free_bytes: free space of the attempt's file system at the end; None when not readable.
         stall_s, wall_s: the limits that were in force.
         supervisor_alive: False when the supervisor died without sealing.
+        looks: what was seen from outside while the ranks ran, oldest first; empty when no look was taken or kept.
+        settings: names of the environment settings that the ranks ran under, each with its origin and value as
+            `operator: ib0` or `lanemark: lo`; a variable that the launcher took out reads `scrubbed`, and one that it
+            has no opinion on `environment: eth0`.
+        collective_timeout_s: the process group's timeout after pre-warm; None when not known.
+        preset: name of the model's preset; None when not known.
+        warmup: leading steps that are never measured; None when not known.
+        arrivals: a rank to {step: CLOCK_MONOTONIC ns at which it entered that step's first collective}.
     """
 
     ranks: tuple[RankState, ...]
@@ -68,3 +92,9 @@ class Snapshot:
     stall_s: float = 0.0
     wall_s: float = 0.0
     supervisor_alive: bool = True
+    looks: tuple[Look, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+    collective_timeout_s: float | None = None
+    preset: str | None = None
+    warmup: int | None = None
+    arrivals: Mapping[int, Mapping[int, int]] = field(default_factory=dict)

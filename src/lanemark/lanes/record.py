@@ -9,50 +9,16 @@ from lanemark.lanes.envelope import compilation, distributed, envelope, hardware
 from lanemark.lanes.figures import last_compiling_step
 from lanemark.lanes.presets import Preset
 from lanemark.lanes.reports import AttemptFacts, agreed, looked_up
+from lanemark.lanes.startup import startup_part
 from lanemark.lanes.training import rank_tokens, receipt, training_part
 from lanemark.observe.gpu_names import gpu_matches, peak_flops
 from lanemark.observe.path_class import combine
-from lanemark.observe.startup import contradicts, startup_state
 from lanemark.records.case import parse_gpu
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
 
 #: A loop that waits for its data longer than this share of the window is measuring storage too (facts: field notes).
 DATA_WAIT_SHARE = 0.01
-
-
-def _startup(facts: AttemptFacts, compiled: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
-    source = "compile cache directory"
-    before = looked_up(facts.host, "cache_before", source)
-    after = looked_up(facts.host_end, "cache_after", source)
-    state = startup_state(
-        Observation.from_json(before),
-        Observation.from_json(after),
-        compiled=value_of(compiled["posture"]) != "eager",
-        compilations=Observation.from_json(compiled["compilations"]),
-    )
-    firsts = [r.samples.rows[0].end_ns for r in facts.ranks if r.samples is not None and r.samples.rows]
-    if firsts and facts.launched_ns is not None and len(firsts) == len(facts.ranks):
-        first_step: Observation[float] = observed((max(firsts) - facts.launched_ns) / 1e9, "samples.bin of every rank")
-    else:
-        first_step = unavailable("samples.bin of every rank", "not every rank finished a first step")
-    directory = (facts.launch.get("cache") or {}).get("directory")
-    findings = []
-    problem = contradicts(facts.case.cache_policy, state)
-    if problem is not None:
-        findings.append(Finding("cache_state_contradicted", "caveat", problem))
-    part = {
-        "declared": facts.case.cache_policy,
-        "state": state.to_json(),
-        "cache_directory": (
-            observed(directory, "launch.json") if directory else absent("launch.json", "not compiled")
-        ).to_json(),
-        "cache_before": before,
-        "cache_after": after,
-        "host_uptime_s": looked_up(facts.host, "host_uptime_s", "/proc/uptime"),
-        "time_to_first_step_s": first_step.to_json(),
-    }
-    return part, findings
 
 
 def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
@@ -204,7 +170,7 @@ def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
     if matches is False:
         found.append(Finding("gpu_substituted", "caveat", why_not))
         pinned = f"the device was pinned and another was served: {why_not}" if parse_gpu(case.gpu).pinned else None
-    startup, startup_findings = _startup(facts, compiled["observed"])
+    startup, startup_findings = startup_part(facts, compiled["observed"])
     data, data_findings = _data(facts)
     can_quote, why = receipt(case, facts.ranks, facts.state, substituted=pinned)
     training = training_part(

@@ -13,6 +13,7 @@ from lanemark.lanes.rule import Doc, Rule, is_ok, is_receipt, nulls, observation
 from lanemark.observe.gpu_names import gpu_matches
 from lanemark.records.case import LANES, parse_gpu
 from lanemark.records.observation import value_of
+from lanemark.records.terms import WARM_STATES
 
 #: Words that name a request. No observation's source may: a declared value never fills an observed field.
 _DECLARED: Final = re.compile(
@@ -22,8 +23,6 @@ _DECLARED: Final = re.compile(
 _MAYBE_DECLARED: Final = (
     "requested", "declared", "asked for", "assumed", "\nrequest\n", "\ncase\n", "\nplan\n", "\ncommand line\n",
 )  # fmt: skip
-#: Start-up states that say compiled code was there before the run, and so need a cache that held both kinds of file.
-_NEEDS_CACHE: Final = frozenset({"warm", "seeded", "image_seed"})
 _FINAL: Final = frozenset({"ok", "error", "cancelled", "lost"})
 #: What only a rank can have seen. With no rank reporting, a value in one of these can only be the request again.
 _RANKS_ALONE: Final = (
@@ -136,15 +135,15 @@ def _ranks_are_listed_once(doc: Doc) -> str | None:
 
 def _warm_needs_cache(doc: Doc) -> str | None:
     state, before = value_of(doc["startup"]["state"]), value_of(doc["startup"]["cache_before"])
-    if state not in _NEEDS_CACHE:
+    if state not in WARM_STATES:
         return None
     if before is None:
         return f"the start is called {state} and the cache before it was not observed"
     if not before["keys"] or not before["binaries"]:
         return f"the start is called {state} over a cache of {before['keys']} keys and {before['binaries']} binaries"
     after = value_of(doc["startup"]["cache_after"])
-    if state == "warm" and after is not None and after["digest"] != before["digest"]:
-        return "the start is called warm and the run added to the cache"
+    if after is not None and after["digest"] != before["digest"]:
+        return f"the start is called {state} and the run added to the cache"
     return None
 
 
@@ -153,6 +152,68 @@ def _cold_needs_empty_cache(doc: Doc) -> str | None:
     if value_of(doc["startup"]["state"]) != "cold" or before is None or not (before["keys"] or before["binaries"]):
         return None
     return f"the start is called cold over a cache of {before['keys']} keys and {before['binaries']} binaries"
+
+
+def _seeded_needs_a_layer(doc: Doc) -> str | None:
+    """Of a record of version 1.0 the layers are not known, and neither is where a seed came from."""
+    state, layers = value_of(doc["startup"]["state"]), value_of(doc["startup"].get("layers")) or []
+    used = [layer["kind"] for layer in layers if layer["outcome"] == "used"]
+    if len(used) > 1:
+        return f"{len(used)} layers of the seed are called used, and only the first that fits is"
+    if state not in ("seeded", "image_seed") or "layers" not in doc["startup"]:
+        return None
+    if not used:
+        return f"the start is called {state} and no layer of a seed was used"
+    baked = used[0] == "image_directory"
+    return (
+        None if baked == (state == "image_seed") else f"the start is called {state} and the layer is of kind {used[0]}"
+    )
+
+
+def _purpose_is_earned(doc: Doc) -> str | None:
+    startup, case = doc["startup"], doc["case"]
+    purpose = value_of(startup.get("purpose"))
+    if purpose is None:
+        return None
+    kind, compiled = purpose["kind"], case["compile"] != "eager"
+    if (kind == "not_compiled") == compiled:
+        return f"the purpose is {kind} and the case's compile posture is {case['compile']}"
+    if compiled and (kind == "cold_measurement") != (case["cache_policy"] == "cold"):
+        return f"the purpose is {kind} and the case's cache policy is {case['cache_policy']}"
+    covered = value_of(startup.get("coverage_before"))
+    if kind == "benchmark" and (covered is None or not covered["covered"]):
+        return "the run is called a benchmark and the cache was not seen to cover the case"
+    if kind == "seeding_pass" and is_ok(doc) and not any(f["kind"] == "seeding_pass" for f in doc["findings"]):
+        return "the run is a seeding pass and no finding says so"
+    return None
+
+
+def _coverage_is_whole(doc: Doc) -> str | None:
+    seen = value_of(doc["startup"].get("coverage_before"))
+    if seen is None or not seen["covered"]:
+        return None
+    if seen["missing"] or seen["mismatches"]:
+        return "the cache is said to cover the case and something is listed as missing or changed"
+    return None if seen["required"] else "the cache is said to cover the case and nothing is known to be needed"
+
+
+def _minor_is_whole(doc: Doc) -> str | None:
+    """What may be missing may be missing in records of version 1.0 alone, where nobody could know."""
+    if not int(doc["record_version"].partition(".")[2]):
+        return None
+    for name in ("purpose", "layout", "layers", "coverage_before", "prewarm", "clocks"):
+        if name not in doc["startup"]:
+            return f"startup.{name} is missing from a record of version {doc['record_version']}"
+    if doc["lane"] != "training":
+        return None
+    for name in ("prewarm", "collective_timeout_s"):
+        if name not in doc["case"]:
+            return f"case.{name} is missing from a record of version {doc['record_version']}"
+    for entry in doc["training"]["ranks"]:
+        for name in ("first_step", "cache"):
+            if name not in entry:
+                return f"{name} of rank {entry['rank']} is missing from a record of version {doc['record_version']}"
+    return None
 
 
 def _eager_compiles_nothing(doc: Doc) -> str | None:
@@ -266,6 +327,9 @@ SHARED_RULES: Final[tuple[Rule, ...]] = (
     Rule("ranks-are-listed-once", "A rank counted twice hides one that is missing.", _ranks_are_listed_once),
     Rule("warm-needs-cache", "Keys alone prove nothing: warm means that binaries were there.", _warm_needs_cache),
     Rule("cold-needs-empty-cache", "A warm start called cold makes start-up look fast.", _cold_needs_empty_cache),
+    Rule("seeded-needs-a-layer", "A seed that nobody can name cannot be used again.", _seeded_needs_a_layer),
+    Rule("purpose-is-earned", "A run that fills the cache is no benchmark.", _purpose_is_earned),
+    Rule("coverage-is-whole", "One missing key is a compilation, and a compilation can be a hang.", _coverage_is_whole),
     Rule("eager-compiles-nothing", "A compiled run must not pass for an eager one.", _eager_compiles_nothing),
     Rule("synthetic-is-no-data-path", "Made-up tokens measure no data path.", _synthetic_is_no_data_path),
     Rule("ok-has-no-failure", "A record that says both cannot be believed in either.", _ok_has_no_failure),
@@ -273,6 +337,7 @@ SHARED_RULES: Final[tuple[Rule, ...]] = (
     Rule("transitions-end-in-outcome", "The outcome is where the attempt's life ended.", _transitions_end_in_outcome),
     Rule("transitions-go-forward", "A monotonic clock does not step back.", _transitions_go_forward),
     Rule("says-what-it-does-not-prove", "A number is quoted with its limits.", _says_what_it_does_not_prove),
+    Rule("minor-is-whole", "What is left out of a record is not doubted by its reader.", _minor_is_whole),
     Rule("no-null", "No value stands in for a failure; absence has a status and a reason.", _no_null),
     Rule("scrubbed-has-no-value", "A scrubbed variable was not set for the ranks.", _scrubbed_has_no_value),
     Rule("evidence-names-are-inside", "Evidence lies in the attempt and nowhere else.", _evidence_names_are_inside),

@@ -19,15 +19,30 @@ from lanemark.lanes.figures import (
     step_time,
     tokens_per_s,
 )
+from lanemark.lanes.first_step import first_step_of
 from lanemark.lanes.presets import Preset
 from lanemark.lanes.reports import AttemptFacts, RankReport, combined
+from lanemark.lanes.startup import rank_cache
 from lanemark.records.case import Case
 from lanemark.records.errors import UsageError
 from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
 
 #: Start-up phases shown as a timeline; the measured window itself is in the samples.
 _TIMELINE: Final = frozenset(
-    {"start", "import", "init_process_group", "build", "shard", "load", "warmup", "compile", "window", "drain", "done"}
+    {
+        "start",
+        "import",
+        "init_process_group",
+        "build",
+        "shard",
+        "prewarm",
+        "load",
+        "warmup",
+        "compile",
+        "window",
+        "drain",
+        "done",
+    }
 )
 _CLOCK: Final = "samples.bin of every rank, CLOCK_MONOTONIC"
 
@@ -96,7 +111,7 @@ def _maybe(value: Any, source: str, why: str) -> dict[str, Any]:
     return made.to_json()
 
 
-def rank_part(report: RankReport, launched_ns: int | None) -> dict[str, Any]:
+def rank_part(report: RankReport, launched_ns: int | None, host_end: dict[str, Any]) -> dict[str, Any]:
     """One entry of `training.ranks`. Times count from `launched_ns`, and are unavailable without it."""
     samples = report.samples
     why = report.samples_problem or "the rank recorded no step"
@@ -129,6 +144,8 @@ def rank_part(report: RankReport, launched_ns: int | None) -> dict[str, Any]:
         else absent("beacon.page", "the rank compiled nothing").to_json(),
         "window_arrival_s": _maybe(_seconds(window_begin, launched_ns), "samples.bin", "the window was never opened"),
         "first_step_s": _maybe(_seconds(first_end, launched_ns), "samples.bin", why),
+        "first_step": first_step_of(report, launched_ns).to_json(),
+        "cache": rank_cache(report, host_end),
         "memory_peak_bytes": _peak(report),
         "tokens": _maybe(tokens, "end.json", "the rank left no end marker"),
         "phases": spans,
@@ -266,7 +283,7 @@ def training_part(
         else unavailable(source, why).to_json(),
         "samples": {"unit": "ns", "warmup": list(steps.warmup_ns), "measured": list(measured)},
         "split": split_part(facts.ranks, steps),
-        "ranks": [rank_part(report, facts.launched_ns) for report in facts.ranks],
+        "ranks": [rank_part(report, facts.launched_ns, facts.host_end) for report in facts.ranks],
         "memory": {
             key: combined(facts.ranks, "memory", key, max)
             for key in ("allocated_peak_bytes", "reserved_peak_bytes", "rss_peak_bytes")

@@ -6,11 +6,13 @@ window that somebody moved, a compilation inside of it that nobody mentions.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from lanemark.lanes.figures import MIN_MEASURED_STEPS, step_time, tokens_per_s
 from lanemark.lanes.rule import Doc, Rule, close, is_ok, is_receipt, short
 from lanemark.records.observation import value_of
+from lanemark.records.terms import WARM_STATES
 
 
 def _figures_need_receipt(doc: Doc) -> str | None:
@@ -156,6 +158,46 @@ def _compilation_is_said(doc: Doc) -> str | None:
     return f"a rank compiled during step {last}, inside the measured window, and no finding says so"
 
 
+def _warm_adds_nothing(doc: Doc) -> str | None:
+    state = value_of(doc["startup"]["state"])
+    if state not in WARM_STATES:
+        return None
+    for entry in doc["training"]["ranks"]:
+        cache = entry.get("cache") or {}
+        if new := value_of(cache.get("new_files")):
+            return f"the start is called {state} and rank {entry['rank']} left {new} new files in the cache"
+        used = value_of(cache.get("used"))
+        if used is not None and (missed := sum(used["misses"].values())):
+            return f"the start is called {state} and {missed} lookups of rank {entry['rank']} missed"
+    return None
+
+
+def _first_step_sums(doc: Doc) -> str | None:
+    for entry in doc["training"]["ranks"]:
+        parts, whole = value_of(entry.get("first_step")), value_of(entry["first_step_s"])
+        if parts is None:
+            continue
+        if whole is None:
+            return f"the first step of rank {entry['rank']} is split and its length was not observed"
+        total = math.fsum(parts.values())
+        if not close(whole, total):
+            return f"the parts of rank {entry['rank']}'s first step sum to {total:.6g} s and it took {whole:.6g} s"
+    return None
+
+
+def _prewarm_was_seen(doc: Doc) -> str | None:
+    """Every rank stood in the phase, by its page; a page that could not be read shows nothing either way."""
+    said = value_of(doc["startup"].get("prewarm"))
+    if said is None or value_of(said["done"]) is not True:
+        return None
+    splits = {entry["rank"]: value_of(entry.get("first_step")) for entry in doc["training"]["ranks"]}
+    known = {rank: parts for rank, parts in splits.items() if parts is not None}
+    without = sorted(rank for rank, parts in known.items() if not parts["prewarm_s"])
+    if without:
+        return f"pre-warming is said to be done and rank {without[0]} spent no time on it"
+    return None if known or not is_ok(doc) else "pre-warming is said to be done and no rank's page shows it"
+
+
 #: The rules of the training lane. Order is the order of reports: what is quoted first.
 TRAINING_RULES: Final[tuple[Rule, ...]] = (
     Rule("figures-need-receipt", "A number without a receipt would be quoted as one.", _figures_need_receipt),
@@ -172,6 +214,9 @@ TRAINING_RULES: Final[tuple[Rule, ...]] = (
     Rule("window-is-the-cases", "Nothing measured may move the edges of the window.", _window_is_the_cases),
     Rule("samples-fit-the-window", "Warm-up is kept apart and nothing is added to it.", _samples_fit_the_window),
     Rule("compilation-is-said", "There is no steady state before the last compilation.", _compilation_is_said),
+    Rule("warm-adds-nothing", "Hits are counted where all is rebuilt; new files are not.", _warm_adds_nothing),
+    Rule("first-step-sums", "A part that is left out is where the time went.", _first_step_sums),
+    Rule("prewarm-was-seen", "A rank that did not compile beforehand compiles later.", _prewarm_was_seen),
     Rule("step-is-the-cases", "Tokens of one step follow from the case alone.", _step_is_the_cases),
     Rule("mfu-needs-peak", "A share of an unknown peak is no number.", _mfu_needs_peak),
     Rule("dataset-is-asked-for", "Another data set answers another question.", _dataset_is_the_one_asked_for),

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from lanemark.lanes.prewarm import prewarm_plan
 from lanemark.records.case import Case
 from lanemark.records.encoding import safe_text
 
 Origin = Literal["lanemark", "operator", "scrubbed"]
+#: How ranks divide the compile cache's directory among them.
+CacheLayout = Literal["shared", "per_rank"]
 
 #: Set on every single-node run; `NCCL_NET*` and `NCCL_IB_*` beside them are what multi-node images leave behind.
 _SINGLE_NODE_NAMES: Final = ("NCCL_IB_DISABLE", "NCCL_NET_PLUGIN")
@@ -46,6 +49,15 @@ class Setting:
         if self.value is not None:
             doc["value"] = safe_text(self.value)
         return doc
+
+
+#: The variables that lead a rank's compilers to its cache, and where each leads below the rank's cache root.
+CACHE_VARIABLES: Final = (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"), ("TMPDIR", "tmp"))
+
+
+def rank_cache_root(cache_dir: Path, layout: CacheLayout, rank: int) -> Path:
+    """Where rank `rank` keeps its compiled code: the directory itself, or its own below it. Pure."""
+    return cache_dir / f"rank-{rank}" if layout == "per_rank" else cache_dir
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,13 @@ def choose_cache_directory(asked: Path | None, *, home: Path, temp: Path, uid: i
 
 
 def rank_environment(
-    operator: Mapping[str, str], *, case: Case, cuda: bool, usable_cores: int, cache: CacheDirectory
+    operator: Mapping[str, str],
+    *,
+    case: Case,
+    cuda: bool,
+    usable_cores: int,
+    cache: CacheDirectory,
+    layout: CacheLayout = "shared",
 ) -> tuple[dict[str, str], tuple[Setting, ...]]:
     """What all ranks have in common.
 
@@ -92,6 +110,7 @@ def rank_environment(
         cuda: whether this host has an NVIDIA device that the case may use.
         usable_cores: cores this process may run on.
         cache: directory of the compile caches; used by compiled cases only.
+        layout: `per_rank` leaves the cache's variables to `rank_variables`.
 
     Returns:
         The environment (the operator's, with the settings applied), and the settings in order of name.
@@ -101,7 +120,7 @@ def rank_environment(
         reason = _scrub_reason(name)
         if reason is not None:
             settings.append(Setting(name[:_MAX_VALUE_CHARS], None, "scrubbed", reason))
-    for name, value, reason in _table(case, cuda=cuda, usable_cores=usable_cores, cache=cache):
+    for name, value, reason in _table(case, cuda=cuda, usable_cores=usable_cores, cache=cache, layout=layout):
         own = operator.get(name)
         if own:
             kept = "set in the operator's environment, which wins"
@@ -123,8 +142,18 @@ def apply_settings(operator: Mapping[str, str], settings: Iterable[Setting]) -> 
     return env
 
 
-def rank_variables(case: Case, rank: int, data_dir: Path | None) -> dict[str, str]:
-    """What only this rank has, as far as it is known before the launch (one node: local and global ranks agree)."""
+def rank_variables(
+    case: Case,
+    rank: int,
+    data_dir: Path | None,
+    cache_dir: Path | None = None,
+    layout: CacheLayout = "shared",
+) -> dict[str, str]:
+    """What only this rank has, as far as it is known before the launch (one node: local and global ranks agree).
+
+    `cache_dir` is None where nothing is compiled. `LANEMARK_CACHE_DIR` is the root of this rank's cache; the compilers'
+    own variables are among a rank's only where ranks keep caches apart.
+    """
     variables = {
         "RANK": str(rank),
         "WORLD_SIZE": str(case.nproc),
@@ -134,6 +163,11 @@ def rank_variables(case: Case, rank: int, data_dir: Path | None) -> dict[str, st
     }
     if data_dir is not None:
         variables["LANEMARK_DATA_DIR"] = str(data_dir)
+    if cache_dir is not None:
+        root = rank_cache_root(cache_dir, layout, rank)
+        variables["LANEMARK_CACHE_DIR"] = str(root)
+        if layout == "per_rank":
+            variables |= {name: str(root / below) for name, below in CACHE_VARIABLES}
     return variables
 
 
@@ -149,7 +183,9 @@ def _scrub_reason(name: str) -> str | None:
     return None
 
 
-def _table(case: Case, *, cuda: bool, usable_cores: int, cache: CacheDirectory) -> list[tuple[str, str, str]]:
+def _table(
+    case: Case, *, cuda: bool, usable_cores: int, cache: CacheDirectory, layout: CacheLayout
+) -> list[tuple[str, str, str]]:
     """Every setting that applies, with its reason (source of the multi-GPU ones: what 8-GPU launches settled on)."""
     threads = max(1, usable_cores // case.nproc)
     table = [
@@ -166,20 +202,22 @@ def _table(case: Case, *, cuda: bool, usable_cores: int, cache: CacheDirectory) 
             "INFO",
             "names unused parameters; DETAIL adds a process group that deadlocks FSDP2",
         ),
+        ("TORCH_FR_BUFFER_SIZE", "512", "the last collectives of every rank can be asked for while it hangs"),
     ]
     if case.compile != "eager":
-        table += _compile_settings(case, cuda=cuda, cache=cache)
+        table += _compile_settings(case, cuda=cuda, cache=cache, layout=layout)
     if cuda:
         table += _nccl_settings(case)
     return table
 
 
-def _compile_settings(case: Case, *, cuda: bool, cache: CacheDirectory) -> list[tuple[str, str, str]]:
-    where = f"compile cache: {cache.reason}"
-    table = [
-        ("TORCHINDUCTOR_CACHE_DIR", str(cache.path / "inductor"), where),
-        ("TRITON_CACHE_DIR", str(cache.path / "triton"), where),
-        ("TMPDIR", str(cache.path / "tmp"), "precompiled headers are kept under TMPDIR and belong to the cache"),
+def _compile_settings(
+    case: Case, *, cuda: bool, cache: CacheDirectory, layout: CacheLayout
+) -> list[tuple[str, str, str]]:
+    where = {name: f"compile cache: {cache.reason}" for name, _ in CACHE_VARIABLES}
+    where["TMPDIR"] = "precompiled headers are kept under TMPDIR and belong to the cache"
+    table = [(name, str(cache.path / below), where[name]) for name, below in CACHE_VARIABLES if layout == "shared"]
+    table += [
         ("TORCHINDUCTOR_FX_GRAPH_CACHE", "1", "compiled graphs are kept and found again"),
         ("TORCHINDUCTOR_AUTOGRAD_CACHE", "1", "joint forward and backward graphs are kept and found again"),
         ("TRITON_DEFAULT_NUM_STAGES", "2", "deeper pipelining exhausts shared memory in the fused kernels"),
@@ -201,11 +239,12 @@ def _nccl_settings(case: Case) -> list[tuple[str, str, str]]:
         ("TORCH_NCCL_AVOID_RECORD_STREAMS", "1", "memory is freed when the collective is done, not when the stream is"),
     ]
     if case.compile != "eager":
-        table.append(
-            (
-                "TORCH_NCCL_ENABLE_MONITORING",
-                "0",
-                "the monitor kills ranks that compile and run no collective meanwhile",
-            )
+        # Read once, when the communicator is made: ranks that compile ahead have compiled by then.
+        ahead = prewarm_plan(case, cuda=True)
+        monitor = (
+            ("1", "ranks compile before there is a communicator, so that its monitor never meets a compiling rank")
+            if ahead.do
+            else ("0", f"the monitor kills ranks that compile and run no collective; not done ahead: {ahead.reason}")
         )
+        table.append(("TORCH_NCCL_ENABLE_MONITORING", *monitor))
     return table

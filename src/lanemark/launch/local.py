@@ -32,6 +32,7 @@ from typing import BinaryIO, Final
 import lanemark
 from lanemark.launch import guard
 from lanemark.launch.environment import (
+    CACHE_VARIABLES,
     Setting,
     apply_settings,
     choose_cache_directory,
@@ -122,7 +123,12 @@ class LocalSurface:
         )
         cuda = case.gpu != "cpu" and _NVIDIA_CONTROL.exists()
         _, settings = rank_environment(
-            self._operator, case=case, cuda=cuda, usable_cores=self._usable_cores, cache=cache
+            self._operator,
+            case=case,
+            cuda=cuda,
+            usable_cores=self._usable_cores,
+            cache=cache,
+            layout=placement.cache_layout,
         )
         data_dir = None if placement.data_dir is None else placement.data_dir.absolute()
         compiled = case.compile != "eager"
@@ -133,9 +139,13 @@ class LocalSurface:
             # A rank of ours runs in its own directory, where no file can pass for a module that it imports.
             working_directory=str(Path.cwd()) if case.command else None,
             settings=(*settings, *_import_path(self._operator)),
-            rank_variables=tuple(rank_variables(case, rank, data_dir) for rank in range(case.nproc)),
+            rank_variables=tuple(
+                rank_variables(case, rank, data_dir, cache.path if compiled else None, placement.cache_layout)
+                for rank in range(case.nproc)
+            ),
             cache_dir=str(cache.path) if compiled else None,
             cache_reason=cache.reason if compiled else "nothing is compiled",
+            cache_layout=placement.cache_layout,
         )
 
     def launch(self, request: LaunchRequest, paths: AttemptPaths) -> Launched:
@@ -233,8 +243,9 @@ def _make_cache_directories(request: LaunchRequest, environment: Mapping[str, st
         return
     try:
         os.makedirs(request.cache_dir, mode=0o700, exist_ok=True)
-        for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR"):
-            os.makedirs(environment[name], mode=0o700, exist_ok=True)
+        for variables in request.rank_variables:
+            for name, _ in CACHE_VARIABLES:
+                os.makedirs({**environment, **variables}[name], mode=0o700, exist_ok=True)
         # Below a temporary directory somebody else could have made it first, and fed us compiled code.
         if os.stat(request.cache_dir).st_uid != os.getuid():
             raise PermissionError(f"{request.cache_dir} belongs to another user")

@@ -10,9 +10,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 # Option numbers of prctl(2) (source: linux/prctl.h).
@@ -32,6 +31,7 @@ class ProcessStat:
             debugger, Z ended and not yet reaped.
         cpu_s: user and system time, with that of children already waited for.
         start_ticks: when it started, in clock ticks since boot: with the pid, it names a process for good.
+        command: the program's name as the kernel has it, at most 15 bytes.
     """
 
     pid: int
@@ -41,6 +41,7 @@ class ProcessStat:
     session: int
     cpu_s: float
     start_ticks: int
+    command: str
 
 
 def parse_stat(text: str) -> ProcessStat:
@@ -62,6 +63,7 @@ def parse_stat(text: str) -> ProcessStat:
         session=int(fields[3]),
         cpu_s=ticks / _TICKS_PER_S,
         start_ticks=int(fields[19]),
+        command=text[opening + 1 : closing],
     )
 
 
@@ -84,9 +86,15 @@ def read_stat(pid: int) -> ProcessStat | None:
 def read_wait_channel(pid: int) -> str | None:
     """The kernel function the process sleeps in, or None where the kernel does not say (`0`, or no permission)."""
     try:
-        text = Path(f"/proc/{pid}/wchan").read_text("ascii", "replace").strip()
+        fd = os.open(f"/proc/{pid}/wchan", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        text = os.read(fd, 256).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     return None if text in ("", "0") else text
 
 
@@ -94,6 +102,46 @@ def children(pid: int) -> list[ProcessStat]:
     """The processes whose parent is `pid`, zombies included."""
     found = (read_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
     return [stat for stat in found if stat is not None and stat.parent == pid]
+
+
+class Descendants:
+    """Which programs run below given processes, looked up again and again at little cost.
+
+    A process belongs to the one whose session it is in, or from which it descends: a compiler that a rank started is
+    found also when the shell between them has gone. A process that was once seen to belong to none never will, so its
+    line is not read again for as long as its number is in use without a gap.
+    """
+
+    def __init__(self) -> None:
+        self._foreign: set[int] = set()
+
+    def commands(self, roots: Collection[int]) -> dict[int, tuple[str, ...]]:
+        """For each of `roots`, the commands of its live descendants, itself left out, sorted. Raises OSError."""
+        pids = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+        self._foreign &= pids
+        stats = {pid: stat for pid in pids - self._foreign if (stat := read_stat(pid)) is not None}
+        found: dict[int, list[str]] = {root: [] for root in roots}
+        for pid, stat in stats.items():
+            root = _root_of(pid, stats, roots)
+            if root is None:
+                self._foreign.add(pid)
+            elif pid != root and stat.state != "Z":
+                found[root].append(stat.command)
+        return {root: tuple(sorted(commands)) for root, commands in found.items()}
+
+
+def _root_of(pid: int, stats: Mapping[int, ProcessStat], roots: Collection[int]) -> int | None:
+    """The root that a process belongs to, or None."""
+    for _ in range(64):  # deeper than any build goes; a bound, because lines read one by one may contradict each other
+        if pid in roots:
+            return pid
+        stat = stats.get(pid)
+        if stat is None:
+            return None
+        if stat.session in roots:
+            return stat.session
+        pid = stat.parent
+    return None
 
 
 def signal_group(group: int, number: signal.Signals) -> bool:

@@ -11,7 +11,8 @@ Each round reads what the ranks show (beacon pages, exits, process states), then
 
 Reading comes before judging in every round, so a supervisor that was itself suspended for an hour finds the progress
 that the ranks made meanwhile and does not call it a stall. Progress is any change of any beacon, any exit, and
-processor time used by a rank that is compiling: a cold compilation may take half an hour without a word.
+processor time used by a rank that is compiling: a cold compilation may take half an hour without a word. While nothing
+but processor time moves, looks are taken (`lanemark.launch.looking`); what is concluded from them ends no run.
 
 The supervisor installs no signal handlers (its caller does, and passes `interrupted`), and no file of a rank can end
 it: a page that cannot be read is a fact about that rank.
@@ -25,10 +26,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from lanemark.launch.evidence import Evidence, RankState, read_free_disk, read_oom_counters
 from lanemark.launch.logs import LogCut, compact, relieve
+from lanemark.launch.looking import Looker, LookPlan
 from lanemark.launch.processes import read_wait_channel
 from lanemark.launch.surface import Launched, RankStatus, SignalSent, Surface, SurfaceStatus
 from lanemark.measure.beacon import BeaconError, BeaconView, read_beacon
@@ -36,10 +38,12 @@ from lanemark.measure.durable import replace_file
 from lanemark.records.attempt import AttemptPaths
 from lanemark.records.case import Case
 from lanemark.records.encoding import encode
+from lanemark.records.look import Look
 from lanemark.records.observation import Observation, absent, observed, unavailable
 
 Reason = Literal["all_ended", "rank_failed", "stalled", "stopped", "wall_limit", "interrupted"]
 SignalBy = Literal["nobody", "supervisor", "other"]
+Shown = TypeVar("Shown")
 
 #: Signals that ask a process to end: what a terminal, a service manager or a container's stop sends.
 _ASKING_SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -172,6 +176,8 @@ class _Watch:
     limits: Limits
     began_ns: int
     progress_ns: int
+    #: As `progress_ns`, but for processor time: since when nothing has moved that anyone can see.
+    moved_ns: int
     #: Paths that every round looks at, by rank; made once, because making them costs more than looking.
     pages: tuple[Path, ...]
     logs: tuple[tuple[Path, Path], ...]
@@ -197,7 +203,9 @@ def supervise(
     paths: AttemptPaths,
     *,
     limits: Limits,
+    looking: LookPlan | None = None,
     on_tick: Callable[[Tick], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
     interrupted: Callable[[], str | None] = lambda: None,
     clock_ns: Callable[[], int] = time.monotonic_ns,
 ) -> Supervision:
@@ -208,7 +216,9 @@ def supervise(
         launched: what was.
         paths: where it leaves its files.
         limits: when to end it.
+        looking: what looks have to know of the launch.
         on_tick: shown every round; one that raises is not called again, and the run goes on.
+        on_look: shown every look, likewise.
         interrupted: the reason to stop, once there is one.
         clock_ns: the clock of the surface's stamps.
 
@@ -218,11 +228,14 @@ def supervise(
     oom_before = read_oom_counters()
     now_ns = clock_ns()
     watch = _watch(paths, limits, now_ns, len(launched.ranks))
+    looker = Looker(paths, launched, looking or LookPlan(), clock_ns)
     try:
         while True:
             status = surface.poll(launched)
             _observe(watch, status, clock_ns())
             on_tick = _show(on_tick, Tick((clock_ns() - watch.began_ns) / 1e9, status, tuple(watch.beacons)))
+            look = looker.consider(status, watch.beacons, watch.beacon_errors, watch.moved_ns)
+            on_look = on_look if look is None else _show(on_look, look)
             decision = _decide(watch, status, clock_ns(), interrupted())
             if decision is not None:
                 break
@@ -230,12 +243,15 @@ def supervise(
             surface.wait(launched, _START_POLL_S if young else _STEADY_POLL_S)
         states, free = _states(status), read_free_disk(paths.root)
         if status.alive:
+            look = looker.last(status, watch.beacons, watch.beacon_errors, watch.moved_ns)
+            on_look = _show(on_look, look)
             watch.signals += surface.stop(launched, decision.reason, grace_s=limits.grace_s)
             status = surface.poll(launched)
             _observe(watch, status, clock_ns())
         _note_survivors(watch, status)
     finally:
         surface.cleanup(launched)
+        looker.close()
     logs = _compact_logs(paths, len(launched.ranks))
     evidence = Evidence(states, oom_before, read_oom_counters(), *free)
     supervision = Supervision(
@@ -262,6 +278,7 @@ def _watch(paths: AttemptPaths, limits: Limits, now_ns: int, nproc: int) -> _Wat
         limits=limits,
         began_ns=now_ns,
         progress_ns=now_ns,
+        moved_ns=now_ns,
         pages=tuple(rank.beacon for rank in ranks),
         logs=tuple((rank.stdout, rank.stderr) for rank in ranks),
         beacons=[None] * nproc,
@@ -275,7 +292,7 @@ def _observe(watch: _Watch, status: SurfaceStatus, now_ns: int) -> None:
     for rank in sorted(fresh, key=lambda each: each.ended_ns or now_ns):
         end = _end_of(watch, rank)
         watch.ends.append(end)
-        watch.progress_ns = now_ns
+        watch.progress_ns = watch.moved_ns = now_ns
         if not end.clean and watch.failed is None:
             watch.failed, watch.failed_ns = end, now_ns
     if fresh:
@@ -283,7 +300,9 @@ def _observe(watch: _Watch, status: SurfaceStatus, now_ns: int) -> None:
     for rank in status.ranks:
         if rank.rank in ended:
             continue
-        if _read_page(watch, rank.rank) or _compiles(watch, rank):
+        if _read_page(watch, rank.rank):
+            watch.progress_ns = watch.moved_ns = now_ns
+        if _compiles(watch, rank):
             watch.progress_ns = now_ns
         for log in watch.logs[rank.rank]:
             relieve(log)
@@ -417,11 +436,11 @@ def _write_exits(paths: AttemptPaths, doc: dict[str, Any]) -> None:
         replace_file(paths.exits, encode({"version": 1, **doc}))
 
 
-def _show(on_tick: Callable[[Tick], None] | None, tick: Tick) -> Callable[[Tick], None] | None:
+def _show(show: Callable[[Shown], None] | None, what: Shown) -> Callable[[Shown], None] | None:
     """A display that fails must not end a run: it is dropped."""
-    if on_tick is not None:
+    if show is not None:
         try:
-            on_tick(tick)
+            show(what)
         except Exception:  # whatever a display raises
             return None
-    return on_tick
+    return show

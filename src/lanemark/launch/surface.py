@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from lanemark.launch.environment import Setting
+from lanemark.launch.environment import CacheLayout, Setting
 from lanemark.records.attempt import AttemptPaths, Home
 from lanemark.records.case import Case
 
@@ -36,11 +36,14 @@ class Placement:
         home: where attempts, the ledger and the default caches live.
         data_dir: directory of token shards; None for made-up tokens.
         cache_dir: directory of the compile caches; None for the default below the home.
+        cache_layout: `shared`: one cache for all ranks, whose locks then share the work; `per_rank`: each rank has its
+            own below it, `rank-<r>`, as where nodes or containers keep theirs.
     """
 
     home: Home
     data_dir: Path | None = None
     cache_dir: Path | None = None
+    cache_layout: CacheLayout = "shared"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class LaunchRequest:
         rank_variables: variables of each rank, by rank, as far as known before the launch.
         cache_dir: directory of the compile caches; None when nothing is compiled.
         cache_reason: why there.
+        cache_layout: whether ranks share it.
     """
 
     surface: str
@@ -66,6 +70,7 @@ class LaunchRequest:
     rank_variables: tuple[Mapping[str, str], ...]
     cache_dir: str | None
     cache_reason: str
+    cache_layout: CacheLayout = "shared"
 
     @property
     def nproc(self) -> int:
@@ -81,7 +86,8 @@ class LaunchRequest:
             "settings": [setting.to_json() for setting in self.settings],
             "rank_variables": [dict(variables) for variables in self.rank_variables],
             "set_at_launch": list(SET_AT_LAUNCH),
-            "cache": {"reason": self.cache_reason} | ({} if self.cache_dir is None else {"directory": self.cache_dir}),
+            "cache": {"reason": self.cache_reason}
+            | ({} if self.cache_dir is None else {"directory": self.cache_dir, "layout": self.cache_layout}),
         }
 
 

@@ -120,7 +120,7 @@ def _check_split(training: dict[str, Any], ranks: Sequence[RankReport], steps: S
     for name in _OF_THE_WINDOW:
         _same(f"split.{name}", value_of(training["split"][name]), value_of(derived[name]))
     for stated in training["ranks"]:
-        found = rank_part(ranks[stated["rank"]], None)
+        found = rank_part(ranks[stated["rank"]], None, {})
         for name in _OF_A_RANK:
             here, there = stated[name], found[name]
             if isinstance(here, dict):

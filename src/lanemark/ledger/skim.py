@@ -28,7 +28,7 @@ _HEAD: Final = re.compile(
 #: From the end of the outcome to the head of the source, neighbours all of them.
 _MIDDLE: Final = re.compile(
     r'"receipt":(?P<receipt>true|false),"receipt_reason":"(?:[^"\\]|\\.)*","state":"(?P<outcome>[a-z]+)"\}'
-    r',"plan_digest":"(?P<plan_digest>sha256:[0-9a-f]{64})","record_version":"1\.0","run_id":"(?P<run_id>[0-9A-Za-z-]+)"'
+    r',"plan_digest":"(?P<plan_digest>sha256:[0-9a-f]{64})","record_version":"1\.[01]","run_id":"(?P<run_id>[0-9A-Za-z-]+)"'
     r',"source":\{"argv":\['
 )
 _SEALED: Final = re.compile(r'"sealed_at":"(?P<sealed_at>[0-9TZ:.-]+)"\},"toolchain":\{')

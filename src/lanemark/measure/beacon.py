@@ -2,7 +2,12 @@
 
 The rank stores into shared memory and never makes a system call for it, so a store costs a fraction of a microsecond
 and outlives the rank: after `kill -9` the page still holds the last phase, step and label. The layout is that of
-`docs/ARCHITECTURE.md` ("beacon.page, version 1").
+`docs/ARCHITECTURE.md` ("beacon.page, version 2"); pages of version 1 are still read.
+
+Two stamps say what cannot be told from a phase. *Arrival* is when the rank entered the first collective of its step:
+collectives end on all ranks together, so the length of a step is the same on every rank and says nothing of who was
+late; only the arrivals differ. *Data ready* is when the step's tokens were in hand: a rank that has begun a step and
+has not stamped it is inside its loader.
 
 Writing is a sequence lock. The sequence number is made odd, the fields are stored, the number is made even; a reader
 that saw an odd number, or two different ones around its copy, looks again. Each number is one aligned 8-byte store,
@@ -33,17 +38,22 @@ from lanemark.measure.durable import map_new_page_file
 
 Phase = Literal[
     "start", "import", "init_process_group", "build", "shard", "load", "warmup", "window", "collective", "compile",
-    "checkpoint", "drain", "done", "failed",
+    "checkpoint", "drain", "done", "failed", "prewarm",
 ]  # fmt: skip
-#: Phases in the order of their number in the page.
+#: Phases in the order of their number in the page, not of a life: new ones are appended, so that old pages
+#: read the same.
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
 
 MAGIC: Final = b"LMBEACON"
-VERSION: Final = 1
+VERSION: Final = 2
+#: Version 1 had no stamps of data and arrival.
+_READ_VERSIONS: Final = (1, 2)
 PAGE_BYTES: Final = 4096
 SPAN_ROWS: Final = 120
 #: Rows that compile spans may not take, so that a rank that recompiles without end still shows its later phases.
 RESERVED_ROWS: Final = 16
+#: Collectives up to the end of step 0 that take a row: there ranks wait for one that compiles. More would fill it.
+FIRST_COLLECTIVES: Final = 24
 LABEL_BYTES: Final = 64
 FLAG_TRUNCATED: Final = 1
 
@@ -53,11 +63,16 @@ _NOW: Final = struct.Struct("<QIIqqIIq64s")
 _SPAN: Final = struct.Struct("<IIqqq")
 #: The *now* struct again, for the writer: native words are copied whole and in order, the sequence first.
 _PACK_NOW: Final = struct.Struct("@QQQQQQ64s").pack_into
+_STAMPS: Final = struct.Struct("<qqq")
 _ANCHOR_AT: Final = 32
 _NOW_AT: Final = 64
+_STAMPS_AT: Final = 176
 _SPANS_AT: Final = 256
 #: Indexes of the same fields, counted in 8-byte words.
 _SEQUENCE, _STEP, _SINCE = 8, 10, 11
+_ARRIVED_STEP, _ARRIVED = 23, 24
+#: The recorder stores here itself, without a call: one word, part of no sequence, when a step's tokens are in hand.
+DATA_READY_WORD: Final = 22
 _SPANS_WORD: Final = _SPANS_AT // 8
 _SPAN_WORDS: Final = _SPAN.size // 8
 _U32: Final = 0xFFFF_FFFF
@@ -82,12 +97,13 @@ class Beacon:
     __slots__ = (
         "__weakref__", "_base_label", "_base_number", "_base_row", "_base_since_ns", "_compile_depth",
         "_compile_since_ns", "_frames", "_labels", "_lock", "_page", "_step", "_tokens", "_truncated", "_used_rows",
-        "_words", "collectives", "compilations", "compile_ns",
+        "arrived_ns", "collectives", "compilations", "compile_ns", "words",
     )  # fmt: skip
 
     def __init__(self, page: mmap.mmap, begin_ns: int) -> None:
         self._page: mmap.mmap | bytearray = page
-        self._words = memoryview(page).cast("Q")
+        #: The page as words. Another object after `close` and in forked children, so nobody keeps it.
+        self.words = memoryview(page).cast("Q")
         self._lock = threading.RLock()
         self._frames: list[_Frame] = []
         self._labels: dict[str, bytes] = {}
@@ -101,6 +117,8 @@ class Beacon:
         self.compile_ns = 0
         self.compilations = 0
         self.collectives = 0
+        #: When the first collective was entered since the present step or phase began, once it is not older than that.
+        self.arrived_ns = 0
         self._base_number = _NUMBER["start"]
         self._base_label = bytes(LABEL_BYTES)
         self._base_since_ns = begin_ns
@@ -144,7 +162,7 @@ class Beacon:
             self._publish()
 
     def push(self, phase: Phase, label: str = "") -> int:
-        """Open a nested phase. Collectives are counted but take no row of the span table: they would fill it.
+        """Open a nested phase. Collectives are counted, and only the first few take a row of the span table.
 
         Returns:
             A token that `pop` takes, for callers whose end may run on another thread than their beginning.
@@ -160,6 +178,10 @@ class Beacon:
             row = None
             if number == _COLLECTIVE:
                 self.collectives += 1
+                if self.arrived_ns < self._base_since_ns:
+                    self._stamp_arrival(now_ns)
+                if not self._step and self.collectives <= FIRST_COLLECTIVES:
+                    row = self._open_span(number, now_ns, nested=True)
             else:
                 row = self._open_span(number, now_ns, nested=True)
             if number == _COMPILE:
@@ -182,7 +204,7 @@ class Beacon:
             if frame is None:
                 return
             number = frame[1]
-            if number != _COLLECTIVE:
+            if number != _COLLECTIVE or frame[5] is not None:
                 now_ns = monotonic_ns()
                 self._close_span(frame[5], now_ns)
                 if number == _COMPILE:
@@ -204,7 +226,7 @@ class Beacon:
         since_ns = since_ns or monotonic_ns()
         self._step = step
         self._base_since_ns = since_ns
-        words = self._words
+        words = self.words
         odd = words[_SEQUENCE] | 1
         words[_SEQUENCE] = odd
         words[_STEP] = step
@@ -222,6 +244,14 @@ class Beacon:
             self._detach()
             if isinstance(page, mmap.mmap):
                 page.close()
+
+    def _stamp_arrival(self, now_ns: int) -> None:
+        """The first collective of a step (or, before any, of a phase). Under an odd sequence: the words are a pair."""
+        self.arrived_ns = now_ns
+        words = self.words
+        words[_SEQUENCE] |= 1
+        words[_ARRIVED_STEP] = self._step
+        words[_ARRIVED] = now_ns
 
     def _take_frame(self, token: int | None) -> _Frame | None:
         frames = self._frames
@@ -246,23 +276,23 @@ class Beacon:
             _, number, label, since_ns, _, _ = frames[-1]
         else:
             number, label, since_ns = self._base_number, self._base_label, self._base_since_ns
-        odd = self._words[_SEQUENCE] | 1
+        odd = self.words[_SEQUENCE] | 1
         counts = (self.compilations & _U32) | (self.collectives & _U32) << 32
         _PACK_NOW(
             self._page, _NOW_AT, odd, number | len(frames) << 32, self._step, since_ns, counts, self.compile_ns, label
         )
-        self._words[_SEQUENCE] = odd + 1
+        self.words[_SEQUENCE] = odd + 1
 
     def _open_span(self, number: int, begin_ns: int, *, nested: bool = False) -> int | None:
         row = self._used_rows
         if row >= SPAN_ROWS - (RESERVED_ROWS if nested else 0):
             if not self._truncated:
                 self._truncated = True
-                self._words[_SPANS_WORD + (SPAN_ROWS - 1) * _SPAN_WORDS] |= FLAG_TRUNCATED << 32
+                self.words[_SPANS_WORD + (SPAN_ROWS - 1) * _SPAN_WORDS] |= FLAG_TRUNCATED << 32
             return None
         self._used_rows = row + 1
         at = _SPANS_WORD + row * _SPAN_WORDS
-        words = self._words
+        words = self.words
         # The flag may already stand in the last row; begin is stored last because a row counts from then on.
         words[at] = (words[at] & (FLAG_TRUNCATED << 32)) | number
         words[at + 2] = 0
@@ -272,14 +302,14 @@ class Beacon:
 
     def _close_span(self, row: int | None, end_ns: int) -> None:
         if row is not None:
-            self._words[_SPANS_WORD + row * _SPAN_WORDS + 2] = end_ns
+            self.words[_SPANS_WORD + row * _SPAN_WORDS + 2] = end_ns
 
     def _detach(self) -> None:
         """Go on writing into private memory: after `close`, and in a forked child, which shares the mapping."""
         page = self._page
-        self._words.release()
+        self.words.release()
         self._page = bytearray(page[:])
-        self._words = memoryview(self._page).cast("Q")
+        self.words = memoryview(self._page).cast("Q")
 
     def detach_forked(self) -> None:
         """Called in a forked child: see `_detach_in_forked_children`."""
@@ -324,6 +354,10 @@ class BeaconView:
         phase: the innermost open phase, opened at `since_ns` (or the step that began then).
         depth: nested phases that are open around it.
         spans: phases in the order they were opened; `spans_truncated` says that later ones are missing.
+        data_ready_ns: when the last step that told so had its tokens in hand; None where none did, or in version 1.
+        arrived_step, arrived_ns: the last step in which the rank entered a collective, and when it entered the first
+            one of that step; None before any, and in version 1. Outside the step loop: the first one of the phase, with
+            the step that the page showed then.
     """
 
     rank: int
@@ -343,6 +377,26 @@ class BeaconView:
     label: str
     spans: tuple[Span, ...]
     spans_truncated: bool
+    version: int = VERSION
+    data_ready_ns: int | None = None
+    arrived_step: int | None = None
+    arrived_ns: int | None = None
+
+    @property
+    def waiting_for_data(self) -> bool | None:
+        """Whether the rank is inside its loader: it has begun a step and its tokens are not in hand.
+
+        None where it cannot be told: in the middle of a write, in pages of version 1, and where the loop has never
+        said that it had its tokens. True for a moment is no stall: every step begins with it.
+        """
+        if not self.whole or self.data_ready_ns is None:
+            return None
+        return self.phase in ("warmup", "window") and self.data_ready_ns < self.since_ns
+
+    @property
+    def measuring(self) -> bool:
+        """Whether the measured window is open, whatever the rank does in it."""
+        return any(span.phase == "window" and span.end_ns is None for span in self.spans)
 
 
 def read_beacon(path: Path) -> BeaconView:
@@ -352,7 +406,8 @@ def read_beacon(path: Path) -> BeaconView:
         BeaconError: the file is short, foreign, of a newer version, or holds impossible fields.
         OSError: the file cannot be read (FileNotFoundError: the rank has not come that far).
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # Not blocking: a pipe in the place of the page is a damaged attempt, and no reason to wait for ever.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         data, whole = _stable_copy(fd)
     finally:
@@ -381,14 +436,16 @@ def _parse(data: bytes, *, whole: bool) -> BeaconView:
     magic, version, rank, world_size, pid, _ = _HEADER.unpack_from(data, 0)
     if magic != MAGIC:
         raise BeaconError(f"the file begins with {magic!r}, not with {MAGIC!r}")
-    if version != VERSION:
-        raise BeaconError(f"the page is of version {version}, and only version {VERSION} is read")
+    if version not in _READ_VERSIONS:
+        raise BeaconError(f"the page is of version {version}, and only versions up to {VERSION} are read")
     anchor_ns, anchor_wall_ns, _ = _ANCHOR.unpack_from(data, _ANCHOR_AT)
     sequence, number, depth, step, since_ns, compilations, collectives, compile_ns, label = _NOW.unpack_from(
         data, _NOW_AT
     )
     last_flags = _SPAN.unpack_from(data, _SPANS_AT + (SPAN_ROWS - 1) * _SPAN.size)[1]
-    if min(step, since_ns, compile_ns, anchor_ns) < 0:
+    # Version 1 left these bytes zero, and promised nothing about them.
+    data_ready_ns, arrived_step, arrived_ns = _STAMPS.unpack_from(data, _STAMPS_AT) if version > 1 else (0, 0, 0)
+    if min(step, since_ns, compile_ns, anchor_ns, data_ready_ns, arrived_step, arrived_ns) < 0:
         raise BeaconError("the page holds a negative step or time")
     return BeaconView(
         rank=rank,
@@ -408,6 +465,10 @@ def _parse(data: bytes, *, whole: bool) -> BeaconView:
         label=label.split(b"\0", 1)[0].decode("utf-8", "replace"),
         spans=_spans(data),
         spans_truncated=bool(last_flags & FLAG_TRUNCATED),
+        version=version,
+        data_ready_ns=data_ready_ns or None,
+        arrived_step=arrived_step if arrived_ns else None,
+        arrived_ns=arrived_ns or None,
     )
 
 

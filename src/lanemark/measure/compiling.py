@@ -7,16 +7,26 @@ torch runs them inside the compilation: an exception here would fail the user's 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from lanemark.measure.beacon import Beacon
 from lanemark.records.observation import observed, unavailable
 
 _SOURCE = "torch._dynamo.callback"
 
+Hook = Callable[[Any], None]
+#: The pair of hooks of each page, so that installing them again never counts a compilation twice.
+_HOOKS: WeakKeyDictionary[Beacon, tuple[Hook, Hook]] = WeakKeyDictionary()
+
 
 def watch_compilations(beacon: Beacon) -> dict[str, Any]:
-    """Install the hooks. Call it before the first compiled call; it imports `torch._dynamo`.
+    """Install the hooks. Call it before the first compiled call, and again after `torch.compiler.reset()`.
+
+    It imports `torch._dynamo`. Resetting the compiler takes every hook away; where some release does not, the hooks
+    that are there already are replaced, not doubled.
 
     Returns:
         An observation in JSON form: `observed` true when compilations will be seen, else why they will not. Without
@@ -30,18 +40,31 @@ def watch_compilations(beacon: Beacon) -> dict[str, Any]:
     except Exception as error:  # no torch, a torch without the module, or one that fails while importing it
         return unavailable(_SOURCE, f"{type(error).__name__}: {error}"[:300]).to_json()
 
-    open_tokens: list[int] = []
-
-    def started(args: Any) -> None:
-        open_tokens.append(beacon.push("compile", label_of(args)))
-
-    def ended(_args: Any) -> None:
-        if open_tokens:
-            beacon.pop(open_tokens.pop())
-
+    started, ended = _HOOKS.get(beacon) or _HOOKS.setdefault(beacon, _hooks(beacon))
+    with contextlib.suppress(ValueError, AttributeError):  # they are not there, or cannot be removed at all
+        callback_handler.remove_start_callback(started)
+    with contextlib.suppress(ValueError, AttributeError):
+        callback_handler.remove_end_callback(ended)
     register_start(started)
     register_end(ended)
     return observed(value=True, source=_SOURCE).to_json()
+
+
+def _hooks(beacon: Beacon) -> tuple[Hook, Hook]:
+    page = ref(beacon)  # the pair is kept by its page and must not keep the page in turn
+    open_tokens: list[int] = []
+
+    def started(args: Any) -> None:
+        writer = page()
+        if writer is not None:
+            open_tokens.append(writer.push("compile", label_of(args)))
+
+    def ended(_args: Any) -> None:
+        writer = page()
+        if writer is not None and open_tokens:
+            writer.pop(open_tokens.pop())
+
+    return started, ended
 
 
 def label_of(args: Any) -> str:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Final
 
-from lanemark.measure.beacon import Beacon
+from lanemark.measure.beacon import DATA_READY_WORD, Beacon
 from lanemark.measure.samples import (
     HEADER_BYTES,
     ROW_BYTES,
@@ -36,21 +36,27 @@ from lanemark.measure.samples import (
 
 #: Native words, not "<": the native form copies each number whole, the portable one byte by byte. `SampleFile.create`
 #: has made sure that native is little-endian.
-_PACK_ROW: Final = struct.Struct("@qqqqqq").pack_into
+_PACK_ROW: Final = struct.Struct("@qqqqqqq").pack_into
 
 
 class StepRecorder:
     """Records the steps of one rank. Not for use from more than one thread: a training loop has one."""
 
-    __slots__ = ("_at_step", "_beacon", "_begin_ns", "_data_ready_ns", "_file", "_page", "_rows", "_step", "_words")
+    __slots__ = (
+        "_at_step", "_beacon", "_begin_ns", "_boundary", "_data_ready_ns", "_file", "_page", "_rows", "_stamps_data",
+        "_step", "_words",
+    )  # fmt: skip
 
-    def __init__(self, file: SampleFile, beacon: Beacon) -> None:
+    def __init__(self, file: SampleFile, beacon: Beacon, *, stamps_data: bool = False) -> None:
         self._file = file
         self._page = file.page
         self._words = file.words
         self._rows = file.rows
         self._beacon = beacon
         self._at_step = beacon.at_step
+        self._stamps_data = stamps_data
+        #: Where the loop will not take tokens next but wait for its device: the end of the warm-up, then of all steps.
+        self._boundary = file.warmup or file.rows
         self._step = 0
         self._begin_ns = 0
         self._data_ready_ns = 0
@@ -64,6 +70,8 @@ class StepRecorder:
         """The first step begins now; phase `warmup`."""
         self._beacon.enter("warmup")
         self._begin_ns = self._data_ready_ns = monotonic_ns()
+        if self._stamps_data:
+            self._beacon.words[DATA_READY_WORD] = self._begin_ns - 1  # before the step: its tokens are not in hand yet
         self._at_step(self._step, self._begin_ns)
 
     def open_window(self) -> None:
@@ -72,15 +80,19 @@ class StepRecorder:
             raise ValueError("open_window() comes after begin()")
         self._beacon.enter("window")
         self._begin_ns = self._data_ready_ns = now_ns = monotonic_ns()
+        if self._beacon.words[DATA_READY_WORD]:
+            self._beacon.words[DATA_READY_WORD] = now_ns - 1  # before the step, as in `begin`
         self._words[WINDOW_BEGIN_WORD] = now_ns
         self._at_step(self._step, now_ns)
 
     def data_ready(self) -> None:
         """The step's tokens are in hand: what passed since its beginning was waiting for data.
 
-        May be left out by a loop that cannot tell; the step then counts as having waited for none.
+        May be left out by a loop that cannot tell; the step then counts as having waited for none. The page shows it
+        as it happens, so that a rank inside its loader is seen from outside.
         """
-        self._data_ready_ns = monotonic_ns()
+        self._data_ready_ns = ready_ns = monotonic_ns()
+        self._beacon.words[DATA_READY_WORD] = ready_ns
 
     def end_step(self) -> None:
         """The step is over, and the next begins.
@@ -91,6 +103,8 @@ class StepRecorder:
         end_ns = monotonic_ns()
         step = self._step
         begin_ns = self._begin_ns
+        beacon = self._beacon
+        arrived_ns = beacon.arrived_ns
         if step >= self._rows or not begin_ns:
             raise ValueError(f"step {step} was recorded without begin(), or beyond the {self._rows} declared steps")
         _PACK_ROW(
@@ -100,12 +114,17 @@ class StepRecorder:
             begin_ns,
             self._data_ready_ns,
             end_ns,
-            self._beacon.compile_ns,
+            beacon.compile_ns,
             0,
+            arrived_ns if arrived_ns >= begin_ns else 0,
         )
         self._step = step = step + 1
         self._words[ROWS_WRITTEN_WORD] = step
         self._begin_ns = self._data_ready_ns = end_ns
+        if step == self._boundary:
+            self._boundary = self._rows
+            if beacon.words[DATA_READY_WORD]:
+                beacon.words[DATA_READY_WORD] = end_ns
         self._at_step(step, end_ns)
 
     def close_window(self) -> None:

@@ -1,6 +1,7 @@
-"""Step samples: one mapped row of 48 bytes a step, allocated before the first step and readable after `kill -9`.
+"""Step samples: one mapped row of 56 bytes a step, allocated before the first step and readable after `kill -9`.
 
-The layout is that of `docs/ARCHITECTURE.md` ("samples.bin, version 1"). A row is stored before the count that covers
+The layout is that of `docs/ARCHITECTURE.md` ("samples.bin, version 2"); files of version 1, whose rows have no arrival,
+are still read. A row is stored before the count that covers
 it, so a reader never takes a half-written row for a step. Raw times are kept and nothing is averaged here: what a
 number means is decided later, from these rows, by code that anyone can run again.
 """
@@ -18,16 +19,17 @@ from typing import Final
 from lanemark.measure.durable import map_new_page_file
 
 MAGIC: Final = b"LMSTEPS\0"
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER_BYTES: Final = 64
-ROW_BYTES: Final = 48
-#: 480 MB of samples. No declared window comes near; it keeps a forged header from asking for all of memory.
+ROW_BYTES: Final = 56
+#: 560 MB of samples. No declared window comes near; it keeps a forged header from asking for all of memory.
 MAX_ROWS: Final = 10_000_000
 
 _HEADER: Final = struct.Struct("<8sIIIIQ")
 _PROGRESS: Final = struct.Struct("<Qqq")
 _PROGRESS_AT: Final = 32
-_ROW: Final = struct.Struct("<qqqqqq")
+#: Rows by version: step, begin, data ready, end, compile time so far, device time, and since version 2 the arrival.
+_ROWS: Final = {1: struct.Struct("<qqqqqq"), 2: struct.Struct("<qqqqqqq")}
 #: Words of the progress fields, counted in 8 bytes.
 ROWS_WRITTEN_WORD: Final = 4
 WINDOW_BEGIN_WORD: Final = 5
@@ -44,8 +46,9 @@ class SamplesError(ValueError):
 class SampleFile:
     """The writing end: a mapped file with room for every declared step. `StepRecorder` stores into it."""
 
-    def __init__(self, page: mmap.mmap, rows: int) -> None:
+    def __init__(self, page: mmap.mmap, *, warmup: int, rows: int) -> None:
         self.page = page
+        self.warmup = warmup
         self.rows = rows
         #: The whole file as 8-byte words: one aligned store a field.
         self.words = memoryview(page).cast("q")
@@ -70,7 +73,7 @@ class SampleFile:
             os.close(fd)
         _HEADER.pack_into(page, 0, MAGIC, VERSION, ROW_BYTES, rank, warmup, rows)
         os.replace(staged, path)
-        return cls(page, rows)
+        return cls(page, warmup=warmup, rows=rows)
 
     @property
     def rows_written(self) -> int:
@@ -90,7 +93,12 @@ class SampleFile:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step. `compile_ns` is cumulative over the rank's life; `device_ns` is None where it was not measured."""
+    """One step. `compile_ns` is cumulative over the rank's life; `device_ns` is None where it was not measured.
+
+    `arrived_ns` is when the rank entered the step's first collective: the one time of a step that differs between the
+    ranks, since collectives end for all of them together. None where the step entered none that Python can see (a
+    single rank, DDP's buckets), and in files of version 1.
+    """
 
     step: int
     begin_ns: int
@@ -98,6 +106,7 @@ class StepRow:
     end_ns: int
     compile_ns: int
     device_ns: int | None
+    arrived_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,41 +137,44 @@ def read_samples(path: Path) -> Samples:
         SamplesError: not a sample file, cut short, or with rows that cannot have happened.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    # Not blocking: a pipe in the place of the samples is a damaged attempt, and no reason to wait for ever.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         head = file.read(HEADER_BYTES)
-        rank, warmup, allocated = _checked_header(head, size_bytes)
+        rank, warmup, allocated, row = _checked_header(head, size_bytes)
         written, window_begin_ns, window_end_ns = _PROGRESS.unpack_from(head, _PROGRESS_AT)
         if written > allocated:
             raise SamplesError(f"the file says that {written} rows are written and has room for {allocated}")
-        body = file.read(written * ROW_BYTES)
-    if len(body) != written * ROW_BYTES:
+        body = file.read(written * row.size)
+    if len(body) != written * row.size:
         raise SamplesError("the file ends inside its rows")
-    rows = _checked_rows(body)
+    rows = _checked_rows(body, row)
     _check_window(rows, warmup, window_begin_ns, window_end_ns)
     return Samples(rank, warmup, allocated, rows, window_begin_ns or None, window_end_ns or None)
 
 
-def _checked_header(head: bytes, size_bytes: int) -> tuple[int, int, int]:
+def _checked_header(head: bytes, size_bytes: int) -> tuple[int, int, int, struct.Struct]:
+    """Rank, warm-up steps, rows allocated, and how a row is laid out."""
     if len(head) < HEADER_BYTES:
         raise SamplesError(f"a sample file has a header of {HEADER_BYTES} bytes and this file has {len(head)}")
     magic, version, row_bytes, rank, warmup, allocated = _HEADER.unpack_from(head)
     if magic != MAGIC:
         raise SamplesError(f"the file begins with {magic!r}, not with {MAGIC!r}")
-    if version != VERSION:
-        raise SamplesError(f"the file is of version {version}, and only version {VERSION} is read")
-    if row_bytes != ROW_BYTES or not 0 < allocated <= MAX_ROWS or warmup > allocated:
+    row = _ROWS.get(version)
+    if row is None:
+        raise SamplesError(f"the file is of version {version}, and only versions up to {VERSION} are read")
+    if row_bytes != row.size or not 0 < allocated <= MAX_ROWS or warmup > allocated:
         raise SamplesError(f"the header declares {allocated} rows of {row_bytes} bytes, {warmup} of them warm-up")
-    if size_bytes != HEADER_BYTES + ROW_BYTES * allocated:
+    if size_bytes != HEADER_BYTES + row.size * allocated:
         raise SamplesError(f"{allocated} declared rows do not make a file of {size_bytes} bytes")
-    return rank, warmup, allocated
+    return rank, warmup, allocated, row
 
 
-def _checked_rows(body: bytes) -> tuple[StepRow, ...]:
+def _checked_rows(body: bytes, layout: struct.Struct) -> tuple[StepRow, ...]:
     rows: list[StepRow] = []
     last_end_ns = last_compile_ns = 0
-    for index, row in enumerate(_ROW.iter_unpack(body)):
-        step, begin_ns, data_ready_ns, end_ns, compile_ns, device_ns = row
+    for index, row in enumerate(layout.iter_unpack(body)):
+        step, begin_ns, data_ready_ns, end_ns, compile_ns, device_ns, arrived_ns = row if len(row) == 7 else (*row, 0)
         if step != index:
             raise SamplesError(f"row {index} is of step {step}; steps are consecutive from 0")
         if not 0 < begin_ns <= data_ready_ns <= end_ns:
@@ -171,8 +183,11 @@ def _checked_rows(body: bytes) -> tuple[StepRow, ...]:
             raise SamplesError(f"step {step} begins before step {step - 1} ends")
         if compile_ns < last_compile_ns or device_ns < 0:
             raise SamplesError(f"step {step} has a compile or device time that cannot be")
+        if arrived_ns and not begin_ns <= arrived_ns <= end_ns:
+            raise SamplesError(f"step {step} entered its first collective at a time outside the step")
         last_end_ns, last_compile_ns = end_ns, compile_ns
-        rows.append(StepRow(step, begin_ns, data_ready_ns, end_ns, compile_ns, device_ns or None))
+        arrived = arrived_ns or None
+        rows.append(StepRow(step, begin_ns, data_ready_ns, end_ns, compile_ns, device_ns or None, arrived))
     return tuple(rows)
 
 

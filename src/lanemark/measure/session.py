@@ -19,12 +19,13 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from lanemark.measure.beacon import Beacon
+from lanemark.measure.control import open_control_plane
 from lanemark.measure.durable import preallocate, replace_file, write_all
 from lanemark.measure.recorder import StepRecorder
 from lanemark.measure.samples import SampleFile
@@ -74,6 +75,7 @@ class RankSession:
         self.beacon = Beacon.create(paths.beacon, rank=rank, world_size=world_size)
         self._reserve = paths.error.with_name("error.reserve")
         self._recorder: StepRecorder | None = None
+        self._close_control: Callable[[], None] = lambda: None
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> RankSession:
@@ -104,8 +106,12 @@ class RankSession:
             listen_fd=_number(env, "LANEMARK_LISTEN_FD") if env.get("LANEMARK_LISTEN_FD") else None,
         )
 
-    def recorder(self) -> StepRecorder:
+    def recorder(self, *, stamps_data: bool = False) -> StepRecorder:
         """The step recorder, with room for every step of the case. Call it once, before the first step.
+
+        Args:
+            stamps_data: the loop calls `data_ready` in every step, the first included, so that waiting for the very
+                first tokens is seen from outside too.
 
         Raises:
             OSError: ENOSPC when the disk cannot hold every row.
@@ -113,8 +119,17 @@ class RankSession:
         if self._recorder is not None:
             raise ValueError("a session has one recorder")
         file = SampleFile.create(self.paths.samples, rank=self.rank, warmup=self.case.warmup, rows=self.case.steps)
-        self._recorder = StepRecorder(file, self.beacon)
+        self._recorder = StepRecorder(file, self.beacon, stamps_data=stamps_data)
         return self._recorder
+
+    def open_to_looks(self) -> dict[str, Any]:
+        """Let the supervisor ask this rank for its stacks and its flight recorder while it hangs. Imports torch.
+
+        Returns:
+            An observation in JSON form: whether it can be asked, or why not.
+        """
+        self._close_control, seen = open_control_plane(self.paths.control)
+        return seen
 
     def write_observed(self, doc: dict[str, Any]) -> None:
         """Publish what this rank saw of itself (`observed.json`); may be called again, the last one counts."""
@@ -122,6 +137,7 @@ class RankSession:
 
     def write_end(self, doc: dict[str, Any]) -> None:
         """Publish the end marker (`end.json`), last of all: it says that everything before it was done."""
+        self._close_control()
         replace_file(self.paths.end, encode(doc))
         self.beacon.enter("done")
 
@@ -132,6 +148,7 @@ class RankSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_control()
         failed = error is not None and not (isinstance(error, SystemExit) and error.code in (0, None))
         # Nothing here may replace the exception that is on its way out, whatever else is broken by now.
         if failed and error is not None:

@@ -6,12 +6,16 @@ attempt.json        state, transitions, supervisor identity, placement; replaced
 host.json           what the supervisor's host looked like before the ranks started
 launch.json         the exact request: argv, environment settings with their reasons; rank pids
 exits.json          each rank's end as the supervisor saw it; replaced atomically as they come
+looks.jsonl         what the ranks looked like from outside when nothing moved; one look a line, appended
+named.jsonl         what was concluded from the looks while the ranks ran, and when; one finding a line, appended
+looks/              what hung ranks answered, verbatim: <look>-<rank>-flight.json, <look>-<rank>-stack.txt
 reserve             preallocated bytes, given back when the record must be written to a full disk
 supervisor.lock     held (flock) by the supervising process for as long as it lives
 record.json         the sealed bytes, once there are any
 ranks/<n>/
 beacon.page     mmap'd: where the rank is, readable from outside at any time (measure/beacon.py)
 samples.bin     mmap'd: one fixed-size row a step (measure/samples.py)
+control.sock    while it lives: where it can be asked for its stacks (measure/control.py)
 observed.json   what the rank saw of itself: device, torch, process group, data files
 end.json        the clean end marker: losses, peaks, tokens; written last
 error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
@@ -74,6 +78,11 @@ class RankPaths:
         return self.root / "samples.bin"
 
     @property
+    def control(self) -> Path:
+        """A socket while the rank lives, and nothing afterwards (measure/control.py)."""
+        return self.root / "control.sock"
+
+    @property
     def observed(self) -> Path:
         return self.root / "observed.json"
 
@@ -127,6 +136,19 @@ class AttemptPaths:
     @property
     def exits(self) -> Path:
         return self.root / "exits.json"
+
+    @property
+    def looks(self) -> Path:
+        return self.root / "looks.jsonl"
+
+    @property
+    def named(self) -> Path:
+        return self.root / "named.jsonl"
+
+    @property
+    def look_dumps(self) -> Path:
+        """Directory of what ranks answered when they were asked."""
+        return self.root / "looks"
 
     @property
     def reserve(self) -> Path:

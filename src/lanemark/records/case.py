@@ -111,6 +111,10 @@ class Case:
         command: the user's own command, verbatim; empty for the reference stack.
         stall_s: without any rank's progress for this long the run is ended; seconds.
         wall_s: the run is ended after this long whatever it does; seconds.
+        prewarm: whether ranks compile one unsharded block before they share the model; `auto` leaves it to the ranks'
+            policy, which gives its reason.
+        collective_timeout_s: how long a rank may wait in a collective once nothing is left to compile; seconds. The
+            default is torch's own for NCCL (torch.distributed.constants).
     """
 
     lane: Lane
@@ -132,6 +136,8 @@ class Case:
     command: tuple[str, ...] = field(default=())
     stall_s: float = 300.0
     wall_s: float = 3600.0
+    prewarm: Literal["auto", "off"] = "auto"
+    collective_timeout_s: float = 600.0
 
     def to_json(self) -> dict[str, Any]:
         """The case as plain JSON; `Case.from_json` reads it back."""

@@ -25,6 +25,14 @@ FINDINGS: Final[dict[str, str]] = {
     "supervisor_failed": "the supervisor itself failed while it watched the ranks",
     "supervisor_lost": "the supervisor died without sealing a record",
     "undecided": "the run failed and the evidence does not say why",
+    "compile_divergence": "some ranks were compiling while the others waited for them in a collective",
+    "collective_mismatch": "ranks waited for one another in different collectives",
+    "watchdog_in_compile": "a watchdog ended a rank that was compiling",
+    "recompiled_after_warmup": "a rank compiled again after the warm-up",
+    "kernel_import_missing": "a kernel package could not be imported",
+    "environment_leak": "a network setting of another machine kept the ranks apart",
+    "data_stall": "a rank waited for data and got none",
+    "infrastructure_hang": "every rank entered the same collective and none came out",
     # what a reader of the number must know
     "gpu_substituted": "the observed device class is not the requested one",
     "clock_stepped": "the wall clock stepped during the run",
@@ -39,6 +47,9 @@ FINDINGS: Final[dict[str, str]] = {
     "ranks_disagree": "ranks report different facts that should be equal",
     "logs_truncated": "a rank printed more than is kept",
     "secrets_redacted": "an argument looked like a secret and was not stored",
+    "straggler": "one rank arrived last at nearly every step",
+    "seeding_pass": "the run filled the compile cache, so its figures are no benchmark",
+    "retried_bootstrap": "the run was tried again after its ranks could not form a process group",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
 }
 

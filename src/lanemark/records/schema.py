@@ -28,7 +28,6 @@ from lanemark.records.schema_envelope import (
     ImagePart,
     OutcomePart,
     SourcePart,
-    StartupPart,
     SurfacePart,
     TimesPart,
     ToolchainPart,
@@ -37,6 +36,7 @@ from lanemark.records.schema_envelope import (
 from lanemark.records.schema_parts import Digest, Many, Part, Positive, Text
 from lanemark.records.schema_promotion import PromotionCasePart, PromotionPart
 from lanemark.records.schema_sparse import SparseCasePart, SparsePart
+from lanemark.records.schema_startup import StartupPart
 from lanemark.records.schema_training import TrainingCasePart, TrainingPart
 from lanemark.records.statement import RECORD_VERSION
 

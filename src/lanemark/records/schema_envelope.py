@@ -11,13 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lanemark.records.schema_parts import Count, Digest, Many, Observed, Part, Positive, Seconds, Stamp, Text
+from lanemark.records.schema_startup import CachePolicy
 
-#: `startup.declared`: the cache policy that was asked for. Never an observation.
-CachePolicy = Literal["require", "seed", "cold"]
-#: `startup.state` (facts: the kinds worth telling apart at a run's starting line).
-StartupKind = Literal[
-    "cold", "warm", "partly_warm", "seeded", "image_seed", "snapshot_restored", "not_compiled",
-]  # fmt: skip
 #: `data.path_class`: what the tokens were read through, as seen from the ranks' own open files.
 PathClass = Literal[
     "object_mount", "network_volume", "local_disk", "ram", "page_cache", "synthetic", "mixed", "unknown",
@@ -217,30 +212,6 @@ class ToolchainPart(Part):
     torch_build: Observed[str] = Field(description="torch's version with its build tag, from the ranks.")
     nccl: Observed[str] = Field(description="NCCL version, from the ranks. Absent on a CPU.")
     cxx: Observed[str] = Field(description="First line of the C++ compiler's `--version`.")
-
-
-class CacheInventory(Part):
-    """What a compile cache directory held: keys and binaries are counted apart, because keys alone prove nothing."""
-
-    files: Count = Field(description="Regular files.")
-    bytes: Count = Field(description="Their bytes in all.")
-    keys: Count = Field(description="Files that are cache keys.")
-    binaries: Count = Field(description="Files that are compiled code.")
-    digest: Digest = Field(description="Digest over the names and contents of keys and binaries.")
-
-
-class StartupPart(Part):
-    """From where the run started: declared by the operator, and seen in the compile cache."""
-
-    declared: CachePolicy = Field(description="The case's cache policy: a request, never an observation.")
-    state: Observed[StartupKind] = Field(description="Derived from the inventories and the compilations.")
-    cache_directory: Observed[str] = Field(description="The compile cache given to the ranks. Absent for eager runs.")
-    cache_before: Observed[CacheInventory] = Field(description="Inventory before launch. Absent without a directory.")
-    cache_after: Observed[CacheInventory] = Field(description="Inventory after the end. Absent without a directory.")
-    host_uptime_s: Observed[float] = Field(description="Seconds since the host booted, at launch, from `/proc/uptime`.")
-    time_to_first_step_s: Observed[float] = Field(
-        description="Seconds from launch to the end of step 0 on the last rank. Unavailable when a rank finished none."
-    )
 
 
 class ShardRef(Part):

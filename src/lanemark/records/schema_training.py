@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lanemark.records.schema_envelope import CasePart
 from lanemark.records.schema_parts import Count, Many, Observed, Part, Seconds, Text
+from lanemark.records.schema_startup import FirstStepPart, RankCachePart, rank_cache_unrecorded, unrecorded
 
 
 class TrainingCasePart(CasePart):
@@ -20,6 +21,16 @@ class TrainingCasePart(CasePart):
     sequence: Count = Field(description="Tokens in one sequence.")
     micro_batch: Count = Field(description="Sequences a rank takes in one forward.")
     grad_accum: Count = Field(description="Forwards a rank takes in one optimizer step.")
+    prewarm: Literal["auto", "off"] | None = Field(
+        default=None,
+        description="Whether ranks compile one unsharded block before they share the model; `auto` leaves it to their "
+        "policy. Missing in records of version 1.0, whose cases could not say.",
+    )
+    collective_timeout_s: Seconds | None = Field(
+        default=None,
+        description="Seconds that a rank may wait in a collective once nothing is left to compile. Missing in records "
+        "of version 1.0.",
+    )
 
 
 class WindowPart(Part):
@@ -80,6 +91,13 @@ class TrainingRank(Part):
     )
     window_arrival_s: Observed[float] = Field(description="When it opened the window, seconds since the launch.")
     first_step_s: Observed[float] = Field(description="When its step 0 ended, seconds since the launch.")
+    first_step: Observed[FirstStepPart] = Field(
+        default_factory=unrecorded,
+        description="Where that time went. Unavailable in records of version 1.0, and without a beacon page or a step.",
+    )
+    cache: RankCachePart = Field(
+        default_factory=rank_cache_unrecorded, description="What it used of the compile cache."
+    )
     memory_peak_bytes: Observed[int] = Field(description="Bytes at its peak: the allocator's on CUDA, else resident.")
     tokens: Observed[int] = Field(description="Tokens it counted in the window. Unavailable without an end marker.")
     phases: Many[PhaseSpan] = Field(description="Its start-up phases.")

@@ -15,7 +15,7 @@ STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 #: Our predicate type. A URN in the experimental form (RFC 2141 "x-"): it names, and promises no page behind it.
 PREDICATE_TYPE: Final = "urn:x-lanemark:record:v1"
 #: major.minor. A reader refuses a newer major and ignores unknown fields of a newer minor.
-RECORD_VERSION: Final = "1.0"
+RECORD_VERSION: Final = "1.1"
 RECORD_MEDIA_TYPE: Final = "application/vnd.in-toto+json"
 
 

@@ -1,4 +1,4 @@
-"""The closed lists of the sparse and promotion lanes: every word that their records may use, and the limits that hold.
+"""Closed lists: every word that records may use for a start-up and in the sparse and promotion lanes, and their limits.
 
 Standard library only, because writers beside the ranks, the strict schema and the lane rules all read them here: one
 list, three readers. A word that is not listed cannot be written, so that "some other reason" never hides a new one.
@@ -7,6 +7,23 @@ list, three readers. A word that is not listed cannot be written, so that "some 
 from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, get_args
+
+#: `startup.state`: the kinds worth telling apart at a run's starting line (field reports). `cold`: nothing was compiled
+#: before. `warm`: all was, and this run added nothing. `partly_warm`: it added something. `seeded`, `image_seed`: warm,
+#: from a layer of the seed that was put in place for this run, or baked into the image. `long_lived`: warm, on a boot
+#: that had run before with this very cache. `snapshot_restored`: warm, in a memory that is older than the launch.
+StartupKind = Literal[
+    "cold", "warm", "partly_warm", "seeded", "image_seed", "snapshot_restored", "long_lived", "not_compiled",
+]  # fmt: skip
+#: Start-up states in which compiled code was there before the run.
+WARM_STATES: Final = frozenset({"warm", "seeded", "image_seed", "snapshot_restored", "long_lived"})
+#: `startup.purpose`: what a run is good for.
+Purpose = Literal["benchmark", "seeding_pass", "cold_measurement", "not_compiled"]
+#: Layers of a compile-cache seed, in the order of how little they cost to ask.
+LayerKind = Literal["archive", "object_storage", "image_directory", "per_file"]
+LayerResult = Literal[
+    "used", "incompatible", "empty", "damaged", "refused", "unreachable", "already_covered", "not_tried",
+]  # fmt: skip
 
 #: What a sparse backend computed, whatever its name says. `reroute_to_full`: dense attention ran instead.
 RuntimeMode = Literal["exact_token", "block_superset", "dense_masked", "reroute_to_full"]

@@ -13,9 +13,10 @@ from typing import Any, Final
 from lanemark.records.observation import value_of
 from lanemark.report.cells import Cell, CellStatus, Group, Row, group, plain, row, stated_row
 from lanemark.report.columns import HARD_SPACE
+from lanemark.report.first_step import slowest
 from lanemark.report.headline import Receipt
 from lanemark.report.quantities import count, duration, percent, plural, scaled, short_digest, size
-from lanemark.report.sections import fine, inventory, loss_cell, path_words, quoted
+from lanemark.report.sections import fine, inventory, loss_cell, path_words, prewarm, purpose, quoted, seeded_from
 
 Form = Callable[[Any], str]
 _SHORT: Final = 32
@@ -42,10 +43,16 @@ def _together(label: str, parts: tuple[tuple[str, Mapping[str, Any], Form], ...]
 
 def _startup(predicate: Mapping[str, Any]) -> Group:
     start, compiled = predicate["startup"], predicate["compile"]["observed"]
+    way = slowest(predicate["training"]["ranks"])
+    seeded = value_of(start["layers"]) is not None
     return group(
         "Start-up",
         row("state", start["state"], lambda value: f"{path_words(value)} (declared: {plain(start['declared'])} cache)"),
+        row("good for", start["purpose"], purpose),
         row("first step", start["time_to_first_step_s"], lambda value: f"{duration(value)} after launch"),
+        *((Row("of which", way),) if way is not None else ()),
+        *((row("seed", start["layers"], seeded_from),) if seeded else ()),
+        *((row("pre-warm", start["prewarm"], prewarm),) if value_of(start["prewarm"]) is not None else ()),
         _together(
             "compiled",
             (("times", compiled["compilations"], count), ("slowest rank", compiled["compile_s_max"], duration)),

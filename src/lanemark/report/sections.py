@@ -135,18 +135,67 @@ def inventory(cache: Mapping[str, Any]) -> str:
 def startup(predicate: Mapping[str, Any]) -> Group:
     """Where the run started from, by what was seen, and what it compiled."""
     start, compiled = predicate["startup"], predicate["compile"]["observed"]
+    clocks = start["clocks"]
     return group(
         "Starting line",
         row("start-up state", start["state"], path_words),
+        row("good for", start["purpose"], purpose),
         stated_row("declared policy", f"{plain(start['declared'])} cache"),
         row("time to first step", start["time_to_first_step_s"], duration),
+        row("pre-warm", start["prewarm"], prewarm),
+        row("coverage before", start["coverage_before"], coverage),
         row("cache before", start["cache_before"], inventory),
         row("cache after", start["cache_after"], inventory),
         row("cache directory", start["cache_directory"], code=True),
+        row("cache layout", start["layout"], path_words),
+        row("seed", start["layers"], seeded_from),
         row("compilations", compiled["compilations"], count),
         row("compile time, slowest rank", compiled["compile_s_max"], duration),
         row("last compiling step", compiled["last_end_step"], count),
         row("host uptime", start["host_uptime_s"], duration),
+        row("container age", clocks["container_age_s"], duration),
+        row("host stood still", clocks["asleep_s"], duration),
+        row("clock shift", clocks["time_shift_s"], duration),
+        row("run before it", clocks["earlier_run"], code=True),
+    )
+
+
+def purpose(value: Mapping[str, Any]) -> str:
+    """What a run is good for, with the reason."""
+    return f"{path_words(value['kind'])}: {plain(value['reason'])}"
+
+
+def coverage(value: Mapping[str, Any]) -> str:
+    """What a cache held of what the case needs, in words."""
+    if value["covered"]:
+        return (
+            f"all {plural(value['required'], 'key')} and binaries"
+            if value["required"] != 1
+            else "the one that it needs"
+        )
+    why = [*value["mismatches"], *value["missing"]]
+    return f"short: {plain(why[0])}" if why else "short"
+
+
+def prewarm(value: Mapping[str, Any]) -> str:
+    """Whether ranks compiled beforehand, with the reason."""
+    if not value["planned"]:
+        return f"skipped: {plain(value['reason'])}"
+    seconds = value_of(value["seconds"])
+    took = "" if seconds is None else f" in {duration(seconds)} on the slowest rank"
+    done = value_of(value["done"])
+    said = "not known to be done" if done is None else f"done{took}" if done else "NOT done by every rank"
+    return f"{said}: {plain(value['reason'])}"
+
+
+def seeded_from(layers: list[Mapping[str, Any]]) -> str:
+    """Which layer was used, and how many were tried."""
+    used = next((layer for layer in layers if layer["outcome"] == "used"), None)
+    if used is None:
+        last = layers[-1]
+        return f"no layer of {len(layers)} used: {path_words(last['outcome'])}, {plain(last['reason'])}"
+    return f"{path_words(used['kind'])} {plain(used['source'])}" + (
+        f", of {len(layers)} layers" if len(layers) > 1 else ""
     )
 
 

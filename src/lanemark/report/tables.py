@@ -84,6 +84,48 @@ def ranks(parts: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]])
     )  # fmt: skip
 
 
+def layers(tried: Sequence[Mapping[str, Any]]) -> TableView:
+    """Layers of the compile cache's seed, in the order in which they were tried."""
+
+    def line(layer: Mapping[str, Any]) -> tuple[Cell, ...]:
+        words = (layer["source"], layer["kind"].replace("_", " "), layer["outcome"].replace("_", " "), layer["reason"])
+        figures = (count(layer["files"]), size(layer["bytes"]), duration(layer["seconds"]))
+        return (*map(_text, words), *(Cell(figure, "stated") for figure in figures))
+
+    return TableView(
+        "Layers of the compile cache's seed, in order",
+        ("layer", "kind", "outcome", "why", "files", "size", "took"),
+        tuple(line(layer) for layer in tried),
+    )
+
+
+def caches(parts: Sequence[Mapping[str, Any]]) -> TableView:
+    """What each rank used of the compile cache, by its own word, and the files that are new, seen from outside."""
+    rows = []
+    for part in sorted(parts, key=lambda part: int(part["rank"])):
+        cache = part.get("cache")
+        if cache is None:
+            continue
+        used = cache["used"]
+        value = value_of(used)
+        if value is None:
+            said = (shown(used), *(Cell("not known", "unavailable") for _ in range(4)))
+        else:
+            source = plain(used["source"])
+            texts = (
+                f"{value['fx_keys']} and {value['aot_keys']}",
+                count(value["binaries"]),
+                *(f"{value[name]['fx']} and {value[name]['aot']}" for name in ("hits", "misses", "bypasses")),
+            )
+            said = tuple(Cell(text, "observed", source) for text in texts)
+        rows.append((Cell(str(part["rank"]), "stated"), *said, shown(cache["new_files"], count)))
+    return TableView(
+        "The compile cache by rank",
+        ("rank", "graphs and joint graphs", "binaries mapped", "hits", "misses", "bypasses", "new files"),
+        tuple(rows),
+    )
+
+
 def packages(packages: Sequence[Mapping[str, Any]]) -> TableView:
     """Packages, with the outcome of importing each."""
     return TableView(

@@ -15,8 +15,8 @@ from lanemark.report.quantities import visible
 
 #: Phases in the order a run goes through them (docs/ARCHITECTURE.md, beacon.page); nested ones follow the main line.
 PHASE_ORDER: Final = (
-    "start", "import", "init_process_group", "build", "shard", "load", "warmup", "compile", "collective", "window",
-    "checkpoint", "drain", "done", "failed",
+    "start", "import", "init_process_group", "prewarm", "build", "shard", "load", "warmup", "compile", "collective",
+    "window", "checkpoint", "drain", "done", "failed",
 )  # fmt: skip
 #: Phases drawn below the main bar of a rank, because they happen inside another phase.
 NESTED_PHASES: Final = ("compile", "collective")
@@ -26,6 +26,7 @@ _PHASE_WORDS: Final = {
     "start": "process start",
     "import": "imports",
     "init_process_group": "process group",
+    "prewarm": "pre-warm",
     "build": "build model",
     "shard": "shard model",
     "load": "open data",

@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from lanemark.records.case import LANES
 from lanemark.records.errors import RecordError
+from lanemark.records.observation import value_of
 from lanemark.report import tables
 from lanemark.report.asked import Asked, asked_rows
 from lanemark.report.brief import brief
 from lanemark.report.cells import Group
+from lanemark.report.first_step import SplitChart, split_chart, split_table
 from lanemark.report.headline import Headline, headline
 from lanemark.report.quantities import short_digest, visible
 from lanemark.report.sections import data_path, figures, provenance, startup
@@ -53,6 +55,8 @@ class RecordView:
         startup, data: the starting line and the data path in full.
         steps: the step-time series.
         timeline: start-up phases by rank.
+        split: the way to the first step as a picture, or None; split_table: the same in figures.
+        layers: layers of the compile cache's seed; caches: what each rank used of the cache.
         ranks: what each rank reported and how it ended.
         provenance: groups of rows on what ran and where.
         packages, settings, variables, shards, paths, evidence, transitions: tables.
@@ -75,6 +79,10 @@ class RecordView:
     data: Group
     steps: StepSeries
     timeline: Timeline
+    split: SplitChart | None
+    split_table: TableView
+    layers: TableView
+    caches: TableView
     ranks: TableView
     findings: tuple[FindingView, ...]
     does_not_prove: tuple[str, ...]
@@ -142,6 +150,10 @@ def _build(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
         data=data_path(predicate["data"]),
         steps=step_series(training),
         timeline=timeline(training),
+        split=split_chart(training["ranks"]),
+        split_table=split_table(training["ranks"]),
+        layers=tables.layers(value_of(predicate["startup"]["layers"]) or ()),
+        caches=tables.caches(training["ranks"]),
         ranks=tables.ranks(training["ranks"], outcome["ranks"]),
         findings=_findings(predicate["findings"]),
         does_not_prove=tuple(visible(sentence) for sentence in training["does_not_prove"]),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,9 @@ from lanemark.lanes.presets import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, Preset
 from lanemark.records.case import Dtype, Mode, Posture
 from lanemark.records.errors import UsageError
 from lanemark.stack.model import Decoder
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 #: Device types whose AdamW has a fused kernel (torch.optim documentation, `fused`).
 _FUSED_DEVICES: Final = ("cpu", "cuda")
@@ -57,38 +60,65 @@ def choose_device(local_rank: int) -> torch.device:
     return device
 
 
-def init_process_group(
-    device: torch.device, *, rank: int, world_size: int, host: str, port: int, listen_fd: int | None, timeout_s: float
-) -> None:
-    """Join the ranks: NCCL between GPUs, gloo between CPUs. Mode `single` joins a group of one, on the same code path.
+def open_store(*, rank: int, world_size: int, host: str, port: int, listen_fd: int | None, timeout_s: float) -> Store:
+    """Connect to the store that ranks meet at; rank 0 keeps it.
 
     Args:
-        device: where this rank computes; it decides the backend.
         rank: as launched.
         world_size: as launched.
-        host: where rank 0 keeps the store.
+        host: where rank 0 is.
         port: of the store.
         listen_fd: a socket that already listens there, on rank 0, so that nobody can take the port in between.
-        timeout_s: how long any collective may wait. Give the run's wall limit: whether a run is stuck is judged from
+        timeout_s: how long ranks may be apart. Give the run's wall limit: whether a run is stuck is judged from
             outside, where the rank that is late can be told from the ranks that wait for it.
     """
-    timeout = dt.timedelta(seconds=timeout_s)
-    store = dist.TCPStore(  # type: ignore[attr-defined]  # bound in C, absent from its module's __all__
+    store: Store = dist.TCPStore(  # type: ignore[attr-defined]  # bound in C, absent from its module's __all__
         host,
         port,
         world_size,
         is_master=rank == 0,
-        timeout=timeout,
+        timeout=dt.timedelta(seconds=timeout_s),
         wait_for_workers=False,
         master_listen_fd=listen_fd if rank == 0 else None,
     )
+    return store
+
+
+def meet(store: Store, place: str, *, world_size: int) -> None:
+    """Return when every rank has come here, however late the last is: the store's timeout is the long one.
+
+    No process group is needed, and none of its timeouts applies.
+
+    Args:
+        store: from `open_store`.
+        place: a name; ranks meet there once.
+        world_size: how many ranks there are.
+    """
+    here = f"lanemark/{place}"
+    if store.add(here, 1) == world_size:
+        store.set(f"{here}/all", "met")
+    store.wait([f"{here}/all"])
+
+
+def init_process_group(device: torch.device, store: Store, *, rank: int, world_size: int, timeout_s: float) -> None:
+    """Join the ranks: NCCL between GPUs, gloo between CPUs. Mode `single` joins a group of one, on the same code path.
+
+    Ranks should have met before (`meet`), so that `timeout_s` is never spent on waiting for one that is still starting.
+
+    Args:
+        device: where this rank computes; it decides the backend.
+        store: from `open_store`.
+        rank: as launched.
+        world_size: as launched.
+        timeout_s: how long any collective may wait.
+    """
     on_gpu = device.type == "cuda"
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=store,
         rank=rank,
         world_size=world_size,
-        timeout=timeout,
+        timeout=dt.timedelta(seconds=timeout_s),
         device_id=device if on_gpu else None,
     )
 

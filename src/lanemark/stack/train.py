@@ -1,9 +1,12 @@
 """The rank program of the training lane: `python -m lanemark.stack.train`, started once a rank.
 
-The beacon says where it is at every moment: import → init_process_group → build → shard → load → warmup → window →
-drain → done. The measured window is opened and closed after the device was synchronised and all ranks have met; inside
-it the loop takes a batch, runs one step and stamps it, and nothing else. Losses stay on the device until the window is
-closed. Evaluation and checkpoints do not exist here.
+The beacon says where it is at every moment: import → init_process_group → prewarm → init_process_group → build → shard
+→ load → warmup → window → drain → done. Ranks first connect to the store they meet at, then compile, each on its own,
+then meet, and only then form a process group: however long compiling takes, no collective waits for it.
+
+The measured window is opened and closed after the device was synchronised and all ranks have met; inside it the loop
+takes a batch, runs one step and stamps it, and nothing else, and a graph that would have to be compiled again is an
+error. Losses stay on the device until the window is closed. Evaluation and checkpoints do not exist here.
 
 The rank leaves `observed.json` before its first step and `end.json` as its last act: a rank without the latter did not
 end cleanly, whatever its exit status says. What it raises becomes `error.json` (see `lanemark.measure.session`).
@@ -11,7 +14,9 @@ end cleanly, whatever its exit status says. What it raises becomes `error.json` 
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from lanemark.lanes.presets import Preset
     from lanemark.measure.device import DeviceClock
     from lanemark.measure.recorder import StepRecorder
     from lanemark.stack.loader import Loader
@@ -37,8 +43,11 @@ if TYPE_CHECKING:
 _DEFAULT_HOST = "127.0.0.1"
 
 
-def train(session: RankSession) -> None:
-    """Run the case of this session on this rank, from import to end marker."""
+def train(session: RankSession, facts: dict[str, Any]) -> None:
+    """Run the case of this session on this rank, from import to end marker.
+
+    `facts` is filled with what goes into `observed.json`, so that a run that fails can still add to it.
+    """
     case, beacon = session.case, session.beacon
     recipe = find_preset(case.preset)
     beacon.enter("import")
@@ -53,19 +62,16 @@ def train(session: RankSession) -> None:
     from lanemark.stack.model import count_parameters
     from lanemark.stack.step import make_step
 
+    if case.compile != "eager":
+        # A second of importing, which would otherwise be taken for compiling. Where it moved, compiling imports it.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("torch._inductor.compile_fx")
     hooks = {"compile_hooks": watch_compilations(beacon), "collective_hooks": watch_collectives(beacon)}
+    hooks["control_plane"] = session.open_to_looks()
 
     beacon.enter("init_process_group")
     device = parallel.choose_device(session.local_rank)
-    parallel.init_process_group(
-        device,
-        rank=session.rank,
-        world_size=session.world_size,
-        host=os.environ.get("MASTER_ADDR", _DEFAULT_HOST),
-        port=int(os.environ["MASTER_PORT"]),
-        listen_fd=session.listen_fd,
-        timeout_s=case.wall_s,
-    )
+    prewarmed = meet(session, recipe, device)
     beacon.enter("build")
     torch.manual_seed(case.seed)
     model = parallel.build(recipe, case.sequence, case.dtype)
@@ -84,16 +90,48 @@ def train(session: RankSession) -> None:
 
     beacon.enter("load")
     loader, data_files = open_loader(session, recipe.vocab)
-    facts = rank_facts(device, module, parameters, rank=session.rank, world_size=session.world_size)
+    facts |= rank_facts(device, module, parameters, rank=session.rank, world_size=session.world_size)
     made_up = isinstance(loader, SyntheticLoader)
     source = observed("synthetic" if made_up else "shards", "type of the loader in use").to_json()
-    session.write_observed({**facts, **hooks, "data_files": data_files, "token_source": source})
+    facts |= {**hooks, "data_files": data_files, "token_source": source, "prewarm": prewarmed}
+    session.write_observed(facts)
 
-    consumed = measured_loop(session, step, loader, device)
+    consumed = measured_loop(session, step, loader, device, lambda: report_cache_use(session, facts))
     end = end_marker(session, consumed, device)
     # Only after success: on the way out of a failure it could wait for ranks that are gone, and hide the failure.
     dist.destroy_process_group()
     session.write_end(end)
+
+
+def meet(session: RankSession, recipe: Preset, device: torch.device) -> dict[str, Any]:
+    """Connect, compile ahead where the policy says so, wait for all ranks, and form the process group, in this order.
+
+    The store's timeout is the run's wall limit; the group has the short one from the start. A port that nobody listens
+    on is found out before anything is compiled.
+
+    Returns:
+        What became of compiling ahead (`lanemark.stack.prewarm`).
+    """
+    from lanemark.lanes.prewarm import prewarm_plan
+    from lanemark.stack import parallel
+    from lanemark.stack.prewarm import BARRIER, prewarm
+
+    case, beacon, rank, world_size = session.case, session.beacon, session.rank, session.world_size
+    store = parallel.open_store(
+        rank=rank,
+        world_size=world_size,
+        host=os.environ.get("MASTER_ADDR", _DEFAULT_HOST),
+        port=int(os.environ["MASTER_PORT"]),
+        listen_fd=session.listen_fd,
+        timeout_s=case.wall_s,
+    )
+    prewarmed = prewarm(prewarm_plan(case, cuda=device.type == "cuda"), case, recipe, device, beacon)
+    if prewarmed["done"]:
+        beacon.enter("prewarm", BARRIER)
+    parallel.meet(store, "start", world_size=world_size)
+    beacon.enter("init_process_group")
+    parallel.init_process_group(device, store, rank=rank, world_size=world_size, timeout_s=case.collective_timeout_s)
+    return prewarmed
 
 
 def open_loader(session: RankSession, vocab: int) -> tuple[Loader, list[dict[str, Any]]]:
@@ -132,13 +170,25 @@ class Consumed:
     tokens: list[int]
 
 
-def measured_loop(session: RankSession, step: TrainStep, loader: Loader, device: torch.device) -> Consumed:
-    """Warm up, open the window, measure, close it."""
+def measured_loop(
+    session: RankSession,
+    step: TrainStep,
+    loader: Loader,
+    device: torch.device,
+    warmed_up: Callable[[], None],
+) -> Consumed:
+    """Warm up, call `warmed_up`, open the window, measure, close it.
+
+    Raises:
+        RuntimeError: "Detected recompile …", where a compiled call of the window would have to compile again. A
+            backward that was never run in the warm-up is still compiled, and its time shows in the samples.
+    """
+    import torch.compiler
     import torch.distributed as dist
 
     from lanemark.measure.device import device_clock
 
-    case, recorder = session.case, session.recorder()
+    case, recorder = session.case, session.recorder(stamps_data=True)
     on_gpu = device.type == "cuda"
 
     def take(step_index: int) -> list[tuple[Tensor, Tensor]]:
@@ -160,6 +210,9 @@ def measured_loop(session: RankSession, step: TrainStep, loader: Loader, device:
     for clock, steps in zip(clocks, (range(case.warmup), range(case.warmup, case.steps)), strict=True):
         if steps.start == case.warmup:
             clock.synchronize()
+            warmed_up()
+            if case.compile != "eager":
+                torch.compiler.set_stance("fail_on_recompile")
             dist.barrier()
             recorder.open_window()
         run_steps(steps, consumed, take=take, step=step, recorder=recorder, clock=clock)
@@ -198,6 +251,7 @@ def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -
     import torch.distributed as dist
 
     from lanemark.measure.peaks import memory_peaks
+    from lanemark.stack.cache_use import cache_use
 
     mean = torch.stack(consumed.losses).float().to(device)
     dist.all_reduce(mean)  # a sum: one rank's NaN or infinity stays one in everybody's mean
@@ -218,13 +272,34 @@ def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -
         "memory": memory_peaks(),
         "compilations": session.beacon.compilations,
         "compile_ns": session.beacon.compile_ns,
+        "compile_cache": cache_use(os.environ, compiled=session.case.compile != "eager"),
     }
 
 
+def report_cache_use(session: RankSession, facts: dict[str, Any]) -> None:
+    """Rewrite `observed.json` with what this rank used of the compile cache so far."""
+    from lanemark.stack.cache_use import cache_use
+
+    word = cache_use(os.environ, compiled=session.case.compile != "eager")
+    session.write_observed({**facts, "compile_cache": word})
+
+
 def main() -> int:
-    """Open the session from the environment and train. What goes wrong is in `error.json`, and raised."""
-    with RankSession.from_environment(os.environ) as session:
-        train(session)
+    """Open the session from the environment and train. What goes wrong is in `error.json`, and raised.
+
+    Only then does a rank that failed say what it used of the compile cache: what it raised matters more, and there may
+    be no time for both.
+    """
+    facts: dict[str, Any] = {}
+    session = RankSession.from_environment(os.environ)
+    try:
+        with session:
+            train(session, facts)
+    except Exception:
+        if facts:
+            with contextlib.suppress(OSError):
+                report_cache_use(session, facts)
+        raise
     return 0
 
 

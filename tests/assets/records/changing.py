@@ -61,3 +61,12 @@ def put(*pairs: tuple[str, Any]) -> Callable[[Doc], None]:
             node[last] = value
 
     return change
+
+
+def leave_out(path: str, *names: str) -> Callable[[Doc], None]:
+    def change(predicate: Doc) -> None:
+        parent, last = at(predicate, path)
+        for name in names:
+            del parent[last][name]
+
+    return change

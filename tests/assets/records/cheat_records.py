@@ -6,7 +6,7 @@ import copy
 import hashlib
 from typing import Any
 
-from changing import cheat_of, put
+from changing import cheat_of, leave_out, put
 from good_promotion import good_promotion, ladder
 from good_records import (
     EVIDENCE,
@@ -17,6 +17,7 @@ from good_records import (
     case_of,
     finding,
     good,
+    not_there,
     predicate_of,
     samples_of,
     seen,
@@ -42,7 +43,8 @@ def training_cheats() -> dict[str, tuple[bytes, str]]:
     """name: (bytes, the rule that catches it)"""
     records = good()
     compiled, synthetic, failed = records["fsdp2_regional_warm"], records["synthetic"], records["error_rank_killed"]
-    cuda = records["cuda_h100_8"]
+    cuda, lived = records["cuda_h100_8"], records["regional_long_lived"]
+    seeded, seeding = records["fsdp2_regional_seeded"], records["seeding_pass"]
     empty = {"files": 61, "bytes": 91_000, "keys": 61, "binaries": 0, "digest": sha("keys alone")}
 
     def drop_slow_step(predicate: Doc) -> None:
@@ -78,6 +80,12 @@ def training_cheats() -> dict[str, tuple[bytes, str]]:
 
     def lose_a_rank(predicate: Doc) -> None:
         del predicate["outcome"]["ranks"][1]
+
+    def skip_prewarm(predicate: Doc) -> None:
+        for rank in predicate["training"]["ranks"]:
+            parts = rank["first_step"]["value"]
+            parts["other_s"] += parts["prewarm_s"]
+            parts["prewarm_s"] = 0.0
 
     no_end = put(("outcome.ranks.0.end_marker", False))
     nothing_said = put(("training.does_not_prove", []))
@@ -116,6 +124,54 @@ def training_cheats() -> dict[str, tuple[bytes, str]]:
         "two_lanes_in_one": (cheat_of(put(("record_version", "1.9"), ("sparse", {"results": []}))), "lane-part-alone"),
         "missing_rank": (cheat_of(lose_a_rank, compiled), "ok-has-every-rank"),
         "warm_over_nothing": (cheat_of(put(("startup.cache_before.value", empty)), compiled), "warm-needs-cache"),
+        "warm_with_new_files": (
+            cheat_of(put(("training.ranks.1.cache.new_files.value", 3)), compiled), "warm-adds-nothing",
+        ),
+        "warm_with_misses": (
+            cheat_of(put(("training.ranks.0.cache.used.value.misses.fx", 2)), compiled), "warm-adds-nothing",
+        ),
+        "long_lived_that_compiled": (
+            cheat_of(put(("startup.cache_after.value.digest", sha("more"))), lived), "warm-needs-cache",
+        ),
+        "seeded_from_nowhere": (
+            cheat_of(put(("startup.layers.value.1.outcome", "incompatible")), seeded), "seeded-needs-a-layer",
+        ),
+        "seeded_without_layers": (
+            cheat_of(put(("startup.layers", not_there("layers of the seed", "none was given"))), seeded),
+            "seeded-needs-a-layer",
+        ),
+        "seeded_called_baked": (cheat_of(put(("startup.state.value", "image_seed")), seeded), "seeded-needs-a-layer"),
+        "two_layers_used": (
+            cheat_of(put(("startup.layers.value.0.outcome", "used")), seeded), "seeded-needs-a-layer",
+        ),
+        "benchmark_over_short_coverage": (
+            cheat_of(put(("startup.purpose.value.kind", "benchmark")), seeding), "purpose-is-earned",
+        ),
+        "benchmark_of_unseen_coverage": (
+            cheat_of(put(("startup.coverage_before", unknown("coverage manifest", "it does not read"))), compiled),
+            "purpose-is-earned",
+        ),
+        "cold_start_called_benchmark": (
+            cheat_of(put(("startup.purpose.value.kind", "benchmark")), cuda), "purpose-is-earned",
+        ),
+        "compiled_called_eager": (
+            cheat_of(put(("startup.purpose.value.kind", "not_compiled")), compiled), "purpose-is-earned",
+        ),
+        "unsaid_seeding_pass": (cheat_of(put(("findings", [])), seeding), "purpose-is-earned"),
+        "covered_with_holes": (
+            cheat_of(put(("startup.coverage_before.value.missing", ["rank 1: graph abc is missing"])), compiled),
+            "coverage-is-whole",
+        ),
+        "covered_by_nothing": (
+            cheat_of(put(("startup.coverage_before.value.required", 0)), compiled), "coverage-is-whole",
+        ),
+        "first_step_with_a_hole": (
+            cheat_of(put(("training.ranks.0.first_step.value.compile_s", 0.5)), compiled), "first-step-sums",
+        ),
+        "prewarmed_by_nobody": (cheat_of(skip_prewarm, compiled), "prewarm-was-seen"),
+        "purpose_left_out": (cheat_of(leave_out("startup", "purpose"), compiled), "minor-is-whole"),
+        "split_left_out": (cheat_of(leave_out("training.ranks.0", "first_step"), compiled), "minor-is-whole"),
+        "prewarm_not_asked": (cheat_of(leave_out("case", "prewarm"), compiled), "minor-is-whole"),
         "synthetic_as_disk": (
             cheat_of(put(("data.path_class.value", "local_disk")), synthetic), "synthetic-is-no-data-path",
         ),

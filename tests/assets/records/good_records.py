@@ -132,6 +132,76 @@ def data_part(case: Case) -> Doc:
     }  # fmt: skip
 
 
+#: What a run started from: the state, and the layer of the seed that it came from, if any.
+WARM = ("warm", "seeded", "image_seed", "long_lived")
+
+
+def layer(kind: str, outcome: str, reason: str, **changes: Any) -> Doc:
+    source = {"archive": "/vol/seeds/dense.tar.zst", "image_directory": "/opt/lanemark/seed"}.get(
+        kind, "s3://seeds/dense.tar.zst"
+    )
+    tried = {
+        "source": source,
+        "kind": kind,
+        "outcome": outcome,
+        "reason": reason,
+        "files": 0,
+        "bytes": 0,
+        "seconds": 0.125,
+    }
+    return {**tried, **changes}
+
+
+def layers_of(state: str) -> Doc:
+    none = not_there("layers of the seed", "none was given")
+    if state not in ("seeded", "image_seed"):
+        return none
+    placed = {"files": 212, "bytes": 48_112_004}
+    if state == "image_seed":
+        return seen([layer("image_directory", "used", "it covers the case", **placed)], "layers of the seed")
+    tried = [
+        layer("object_storage", "unreachable", "connection refused", seconds=2.5),
+        layer("archive", "used", "it covers the case", digest=sha("archive"), **placed),
+    ]
+    return seen(tried, "layers of the seed")
+
+
+def purpose_part(case: Case, state: str) -> Doc:
+    kind, why = "seeding_pass", "coverage is short: no run of this case has recorded what it needs"
+    if case.compile == "eager":
+        kind, why = "not_compiled", "nothing is compiled, so no compile cache has a part in it"
+    elif case.cache_policy == "cold":
+        kind, why = "cold_measurement", "a cold start is what the case measures"
+    elif state in WARM:
+        kind, why = "benchmark", "the cache held all 135 keys and binaries that a good run of it used"
+    return seen({"kind": kind, "reason": why}, "coverage of the compile cache before the run")
+
+
+def coverage_part(case: Case, state: str) -> Doc:
+    source = "coverage manifest and listing of the compile cache"
+    if case.compile == "eager":
+        return not_there(source, "nothing is compiled")
+    whole = state in WARM
+    why = [] if whole else ["no run of this case has recorded what it needs"]
+    return seen({"covered": whole, "required": 135 if whole else 0, "missing": [], "mismatches": why}, source)
+
+
+def prewarm_part(case: Case) -> Doc:
+    source = "observed.json of every rank"
+    planned = case.compile != "eager" and case.nproc > 1
+    none = not_there(source, "it was not planned")
+    return seen(
+        {
+            "policy": case.prewarm, "planned": planned,
+            "reason": "blocks are compiled apart and shared afterwards" if planned else "nothing is shared or compiled",
+            "done": seen(value=True, source=source) if planned else none,
+            "seconds": seen(2.25, source) if planned else none,
+            "compilations": seen(3, source) if planned else none,
+        },
+        source,
+    )  # fmt: skip
+
+
 def startup_part(case: Case, state: str) -> Doc:
     empty = {"files": 0, "bytes": 0, "keys": 0, "binaries": 0, "digest": sha("nothing")}
     full = {"files": 212, "bytes": 48_112_004, "keys": 61, "binaries": 74, "digest": sha("cache")}
@@ -141,12 +211,55 @@ def startup_part(case: Case, state: str) -> Doc:
     return {
         "declared": case.cache_policy,
         "state": seen(state, "cache inventories and compilations"),
+        "purpose": purpose_part(case, state),
         "cache_directory": seen("/var/tmp/lanemark/cache", where) if compiled else none,
-        "cache_before": seen(full if state == "warm" else empty, where) if compiled else none,
+        "layout": seen("shared", "launch.json") if compiled else not_there("launch.json", "not compiled"),
+        "layers": layers_of(state),
+        "coverage_before": coverage_part(case, state),
+        "cache_before": seen(full if state in WARM else empty, where) if compiled else none,
         "cache_after": seen(full, where) if compiled else none,
+        "prewarm": prewarm_part(case),
+        "clocks": {
+            "container_age_s": seen(3_604.5, "/proc/1/stat and CLOCK_BOOTTIME"),
+            "asleep_s": seen(0.0, "CLOCK_BOOTTIME less CLOCK_MONOTONIC"),
+            "time_shift_s": seen(0.0, "/proc/self/timens_offsets"),
+            "earlier_run": seen("training-20261122T151802Z-00000old", "attempts of this home on the same boot")
+            if state == "long_lived"
+            else not_there("attempts of this home on the same boot", "none was started with this cache"),
+        },
         "host_uptime_s": seen(86_213.4, "/proc/uptime"),
         "time_to_first_step_s": seen(9.25, "samples.bin"),
     }
+
+
+def first_step_part(case: Case) -> Doc:
+    """As much of it in whole binary fractions of a second as keeps the sum exact."""
+    compiled, shared = case.compile != "eager", case.nproc > 1
+    parts = {
+        "import_s": 2.75, "init_s": 0.5, "build_s": 0.375, "shard_s": 0.125,
+        "prewarm_s": 2.25 if compiled and shared else 0.0, "compile_s": 2.5 if compiled else 0.0,
+        "first_collective_s": 0.25 if shared else 0.0,
+    }  # fmt: skip
+    return {**parts, "other_s": 9.25 - sum(parts.values())}
+
+
+def rank_cache_part(case: Case, state: str) -> Doc:
+    source = "torch.compiler artifacts and /proc/self/maps"
+    if case.compile == "eager":
+        none = not_there(source, "the rank compiled nothing")
+        return {"used": none, "new_files": seen(0, "listings of the compile cache before and after the run")}
+    missed = 0 if state in WARM else 3
+    return {
+        "used": seen(
+            {
+                "fx_keys": 3, "aot_keys": 2, "binaries": 9, "digest": sha("keys and binaries"),
+                "hits": {"fx": 3 - missed, "aot": 2 if state in WARM else 0},
+                "misses": {"fx": missed, "aot": 0 if state in WARM else 2}, "bypasses": {"fx": 0, "aot": 0},
+            },
+            source,
+        ),
+        "new_files": seen(0 if state in WARM else 212, "listings of the compile cache before and after the run"),
+    }  # fmt: skip
 
 
 def package(name: str, version: str | None) -> Doc:
@@ -177,7 +290,7 @@ def rank_exit(rank: int, *, ended: str = "ok") -> Doc:
     }
 
 
-def rank_part(case: Case, rank: int, samples: list[int], *, ended: bool = True) -> Doc:
+def rank_part(case: Case, rank: int, samples: list[int], *, startup: str, ended: bool = True) -> Doc:
     why = "the rank left no end marker"
     tokens = case.micro_batch * case.grad_accum * case.sequence * case.measured_steps
     phases = [("start", 0.0, 0.4), ("import", 0.4, 3.1), ("init_process_group", 3.1, 3.6), ("build", 3.6, 4.0),
@@ -198,13 +311,15 @@ def rank_part(case: Case, rank: int, samples: list[int], *, ended: bool = True) 
         else not_there("beacon.page", "the rank compiled nothing"),
         "window_arrival_s": seen(9.4, "samples.bin"),
         "first_step_s": seen(9.25, "samples.bin"),
+        "first_step": seen(first_step_part(case), "beacon.page and samples.bin"),
+        "cache": rank_cache_part(case, startup),
         "memory_peak_bytes": seen(612_000_000, "/proc/self/status VmHWM") if ended else unknown("end.json", why),
         "tokens": seen(tokens, "end.json") if ended else unknown("end.json", why),
         "phases": [{"phase": name, "begin_s": begin, "end_s": end} for name, begin, end in phases],
     }
 
 
-def training_part(case: Case, samples: list[int], *, state: str, synthetic: bool, device: str) -> Doc:
+def training_part(case: Case, samples: list[int], *, state: str, startup: str, synthetic: bool, device: str) -> Doc:
     source = "samples.bin of every rank, CLOCK_MONOTONIC; host clock"
     whole = state == "ok"
     why = f"the run ended as {state}"
@@ -233,7 +348,7 @@ def training_part(case: Case, samples: list[int], *, state: str, synthetic: bool
             "compile_s": seen(0.0, source) if whole else unknown(source, why),
             "other_s": seen(max(0.0, (sum(samples) - WAIT_NS) / 1e9), source) if whole else unknown(source, why),
         },
-        "ranks": [rank_part(case, rank, samples, ended=whole) for rank in range(case.nproc)],
+        "ranks": [rank_part(case, rank, samples, startup=startup, ended=whole) for rank in range(case.nproc)],
         "memory": {
             "allocated_peak_bytes": not_there("torch.cuda", "no CUDA device was used") if device == "cpu" else memory,
             "reserved_peak_bytes": not_there("torch.cuda", "no CUDA device was used") if device == "cpu" else memory,
@@ -369,7 +484,9 @@ def predicate_of(
         "evidence": [
             evidence_entry(f"ranks/{rank}/samples.bin", samples_of(case, rank, samples, state)) for rank in range(sampled)
         ],
-        "training": training_part(case, samples, state=state, synthetic=case.data.kind == "synthetic", device=device),
+        "training": training_part(
+            case, samples, state=state, startup=startup, synthetic=case.data.kind == "synthetic", device=device
+        ),
     }  # fmt: skip
 
 
@@ -412,11 +529,23 @@ def good() -> dict[str, Doc]:
     stopped = finding("interrupted", "failure", "the supervisor was told to stop", "SIGINT")
     made_up = finding("data_synthetic", "caveat", "the tokens were made up, so no data path was measured")
     two = {"nproc": 2, "mode": "ddp"}
+    shared = {"nproc": 2, "mode": "fsdp2", "compile": "regional"}
+    why = "a seeding pass, not a benchmark: coverage is short: no run of this case has recorded what it needs"
+    seeding = finding("seeding_pass", "caveat", why)
     return {
         "eager_ddp_cpu": predicate_of(case_of(**two), serial="ddp0", samples=SAMPLES),
         "fsdp2_regional_warm": predicate_of(
             case_of(nproc=2, mode="fsdp2", compile="regional", dtype="bf16", steps=14, cache_policy="require"),
             serial="fsdp", samples=LONG_SAMPLES, startup="warm", sampled=2,
+        ),
+        "fsdp2_regional_seeded": predicate_of(
+            case_of(**shared, cache_policy="require"), serial="seed", samples=SAMPLES, startup="seeded",
+        ),
+        "regional_long_lived": predicate_of(
+            case_of(compile="regional", cache_policy="seed"), serial="xng0", samples=SAMPLES, startup="long_lived",
+        ),
+        "seeding_pass": predicate_of(
+            case_of(**shared, cache_policy="seed"), serial="pass", samples=SAMPLES, startup="cold", findings=(seeding,),
         ),
         "error_rank_killed": predicate_of(
             case_of(**two), serial="kx11", samples=[], state="error", ended=("stopped", "killed"), findings=(killed,),

@@ -13,7 +13,7 @@ from lanemark.records.encoding import digest, encode
 PROFILER = "torch.profiler over one call outside the timed ones"
 CANARY = "output after NaN in unselected key and value rows"
 #: Fields of a training question that another lane's question does not have.
-STEPS = ("steps", "warmup", "sequence", "micro_batch", "grad_accum")
+STEPS = ("steps", "warmup", "sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s")
 
 
 def attention_case(name: str, **changes: Any) -> Doc:
@@ -135,6 +135,7 @@ def of_lane(
     for name in STEPS:
         del doc["case"][name]
     doc["case"] |= {lane: asked, **changes}
+    doc["startup"]["prewarm"] = not_there("observed.json of every rank", "the lane has no model to compile beforehand")
     doc["source"]["argv"] = ["lanemark", "run", lane, "--preset", "smoke"]
     doc["plan_digest"] = digest(encode(doc["case"]))
     doc["outcome"]["receipt_reason"] = "every case was seen to run" if not failed else f"the run ended as {state}"

@@ -1,4 +1,4 @@
-"""docs/messages.md has one entry for every error slug and every finding, headed by the sentence the code has."""
+"""docs/messages.md has one entry for every slug, finding and reason, headed by the sentence the code has."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from lanemark.records.errors import SLUGS, LanemarkError
 from lanemark.records.finding import FINDINGS
+from lanemark.records.verdict import REASONS
 
 ROOT = Path(__file__).resolve().parents[3]
 ENTRY = re.compile(r"^### (?P<name>\S+)\n\*\*(?P<sentence>.+?)\.\*\*(?P<body>.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
@@ -23,13 +24,13 @@ def page() -> str:
 
 def test_every_slug_and_finding_has_exactly_one_entry_and_no_other_exists(page: str) -> None:
     headings = re.findall(r"^### (.+)$", page, re.MULTILINE)
-    assert sorted(headings) == sorted([*SLUGS, *FINDINGS])
+    assert sorted(headings) == sorted([*SLUGS, *FINDINGS, *REASONS])
 
 
-@pytest.mark.parametrize("name", [*SLUGS, *FINDINGS])
+@pytest.mark.parametrize("name", [*SLUGS, *FINDINGS, *REASONS])
 def test_an_entry_says_what_the_code_says_and_what_to_do(page: str, name: str) -> None:
     sentence, body = entries(page)[name]
-    assert sentence == {**SLUGS, **FINDINGS}[name]
+    assert sentence == {**SLUGS, **FINDINGS, **REASONS}[name]
     assert "\n*Usual cause:* " in body
     assert "\n*Do:* " in body
 
@@ -44,9 +45,9 @@ def test_every_slug_and_finding_is_used_by_the_code() -> None:
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for path in (ROOT / "src").rglob("*.py")
-        if path.name not in ("errors.py", "finding.py")
+        if path.name not in ("errors.py", "finding.py", "verdict.py")
     )
-    unused = [name for name in [*SLUGS, *FINDINGS] if f'"{name}"' not in code]
+    unused = [name for name in [*SLUGS, *FINDINGS, *REASONS] if f'"{name}"' not in code]
     assert unused == []
 
 

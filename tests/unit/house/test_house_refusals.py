@@ -10,6 +10,7 @@ import pytest
 
 from lanemark.cli import gates
 from lanemark.cli.main import main
+from lanemark.lanes.coverage import Coverage, uncovered
 from lanemark.ledger.ledger import Ledger
 from lanemark.observe.shards import MANIFEST_VERSION, dataset_digest
 from lanemark.records.case import Case, DataAsked
@@ -210,17 +211,51 @@ def test_the_device_gate() -> None:
     gates.devices(case(gpu="H100!"), unavailable("nvml", "no answer"), unavailable("nvml", "no answer"))
 
 
-def test_the_cache_gate_wants_keys_and_binaries(tmp_path: Path) -> None:
-    def held(keys: int, binaries: int) -> dict[str, object]:
-        found = {"files": 9, "bytes": 9, "keys": keys, "binaries": binaries, "digest": "sha256:" + "0" * 64}
-        return observed(found, "directory").to_json()
-
+def test_the_cache_gate_wants_coverage_where_it_is_required(tmp_path: Path) -> None:
     asked = case(cache_policy="require")
-    for inventory in (absent("directory").to_json(), held(0, 0), held(5, 0), held(0, 5)):
-        assert refuses(gates.cache_covered, asked, tmp_path, inventory) == "cache-uncovered"
-    gates.cache_covered(asked, tmp_path, held(5, 5))
-    gates.cache_covered(case(cache_policy="seed"), tmp_path, held(0, 0))
-    gates.cache_covered(case(cache_policy="require", compile="eager"), None, absent("directory").to_json())
+    short = Coverage(covered=False, required=44, missing=("rank 1: binary a.so is missing",) * 3, mismatches=())
+    foreign = Coverage(covered=False, required=44, missing=(), mismatches=("dtype was bf16, and fp32 is asked for",))
+    for coverage in (short, foreign, uncovered("no run of this case has recorded what it needs")):
+        with pytest.raises(GateRefused, match=r"`lanemark run …`\.$") as caught:
+            gates.cache_ready(asked, tmp_path, coverage, "lanemark run …")
+        assert (caught.value.slug, caught.value.exit_code) == ("cache-uncovered", 4)
+        assert gates.shortfall(coverage) in str(caught.value)
+    assert gates.shortfall(short) == (
+        "3 of 44 keys and binaries that its ranks need are not there "
+        "(rank 1: binary a.so is missing; rank 1: binary a.so is missing; and 1 more)"
+    )
+    whole = Coverage(covered=True, required=44, missing=(), mismatches=())
+    gates.cache_ready(asked, tmp_path, whole, "")
+    gates.cache_ready(case(cache_policy="seed"), tmp_path, short, "")
+    gates.cache_ready(case(cache_policy="require", compile="eager"), tmp_path, short, "")
+
+
+def test_the_cache_gate_wants_a_directory_that_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANEMARK_MIN_FREE_MB", raising=False)
+    there, gone = tmp_path / "there", tmp_path / "gone"
+    there.mkdir()
+    told = {"needed_bytes": 1, "remedy": "lanemark run"}
+    assert refuses(gates.cache_usable, gone, required=True, **told) == "cache-missing"
+    gates.cache_usable(gone, required=False, **told)
+    gates.cache_usable(there, required=True, **told)
+    assert refuses(gates.cache_usable, there, required=True, needed_bytes=2**60, remedy="") == "cache-disk-short"
+    monkeypatch.setenv("LANEMARK_MIN_FREE_MB", "1")
+    gates.cache_usable(there, required=True, needed_bytes=2**60, remedy="")
+
+    def deny(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", deny)
+    assert refuses(gates.cache_usable, there, required=False, **told) == "cache-unwritable"
+    assert list(there.iterdir()) == []
+
+
+def test_what_a_run_may_still_write_grows_with_what_is_unknown() -> None:
+    covered = gates.cache_needs_bytes(case(), layout="shared", covered=True, manifest_bytes=10**12)
+    unknown = gates.cache_needs_bytes(case(), layout="shared", covered=False, manifest_bytes=0)
+    apart = gates.cache_needs_bytes(case(), layout="per_rank", covered=False, manifest_bytes=0)
+    known = gates.cache_needs_bytes(case(), layout="shared", covered=False, manifest_bytes=10**12)
+    assert covered < unknown <= apart < known
 
 
 @pytest.mark.parametrize(

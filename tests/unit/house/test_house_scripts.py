@@ -131,12 +131,12 @@ def test_setup_does_nothing_when_its_stamp_is_true_and_something_when_it_is_not(
 def test_system_says_what_will_skip_and_succeeds_without_apt(shell: Path) -> None:
     done = run(ROOT / "scripts" / "system", shell)
     assert done.returncode == 0
-    for package in ("chromium", "g++", "git", "postgresql"):
+    for package in ("chromium", "g++", "git", "zstd", "postgresql"):
         assert f"system: {package} is missing" in done.stderr
 
 
 def test_system_is_silent_when_everything_is_there(shell: Path) -> None:
-    for name in ("chromium", "g++", "git", "pg_ctl"):
+    for name in ("chromium", "g++", "git", "zstd", "pg_ctl"):
         stub(shell, name, "exit 0\n")
     stub(shell, "apt-get", "exit 1\n")
     done = run(ROOT / "scripts" / "system", shell)
@@ -181,7 +181,10 @@ def test_bench_runs_shows_and_reports(bench: Path, shell: Path) -> None:
     done = run(bench / "scripts" / "bench", shell, "--steps", "9", ANSWER=answer, STATUS="0")
     assert (done.returncode, done.stdout) == (0, "record sha256:ab\n")
     calls = (bench / "calls").read_text("utf-8").splitlines()
-    assert calls[0] == "run training --preset dense-nano --nproc 2 --mode fsdp2 --compile regional --json --steps 9"
+    assert (
+        calls[0]
+        == "run training --preset dense-nano --nproc 2 --mode fsdp2 --compile regional --cache-policy seed --json --steps 9"
+    )
     assert calls[1:] == ["show sha256:ab", "report sha256:ab -o bench-out/report.html"]
 
 

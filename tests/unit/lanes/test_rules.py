@@ -38,6 +38,7 @@ def changed(name, changes):
 DROP = object()
 OK, WARM, CUDA, FAILED, LOST = "eager_ddp_cpu", "fsdp2_regional_warm", "cuda_h100_8", "error_rank_killed", "lost"
 CANCELLED, SYNTHETIC = "cancelled", "synthetic"
+SEEDED, LIVED, SEEDING = "fsdp2_regional_seeded", "regional_long_lived", "seeding_pass"
 UNKNOWN = {"status": "unavailable", "source": "x", "reason": "could not look"}
 ABSENT = {"status": "absent", "source": "x"}
 
@@ -165,6 +166,31 @@ REFUSED = [
     ("transitions-end-in-outcome", OK, {"transitions.1.state": "error"}),
     ("transitions-go-forward", OK, {"transitions.1.monotonic_s": 99.0}),
     ("says-what-it-does-not-prove", OK, {"training.does_not_prove": []}),
+    ("warm-needs-cache", LIVED, {"startup.cache_after.value.digest": "sha256:" + "0" * 64}),
+    ("warm-adds-nothing", WARM, {"training.ranks.0.cache.new_files": seen(1)}),
+    ("warm-adds-nothing", SEEDED, {"training.ranks.1.cache.used.value.misses.aot": 1}),
+    ("warm-adds-nothing", LIVED, {"training.ranks.0.cache.used.value.misses.fx": 2}),
+    ("seeded-needs-a-layer", WARM, {"startup.state": seen("seeded")}),
+    ("seeded-needs-a-layer", WARM, {"startup.state": seen("image_seed"), "startup.layers": UNKNOWN}),
+    ("seeded-needs-a-layer", SEEDED, {"startup.layers.value.1.outcome": "refused"}),
+    ("seeded-needs-a-layer", SEEDED, {"startup.layers.value.1.kind": "image_directory"}),
+    ("seeded-needs-a-layer", SEEDED, {"startup.layers.value.0.outcome": "used"}),
+    ("purpose-is-earned", SEEDING, {"startup.purpose.value.kind": "benchmark"}),
+    ("purpose-is-earned", WARM, {"startup.coverage_before.value.covered": False}),
+    ("purpose-is-earned", WARM, {"startup.coverage_before": UNKNOWN}),
+    ("purpose-is-earned", WARM, {"startup.purpose.value.kind": "cold_measurement"}),
+    ("purpose-is-earned", CUDA, {"startup.purpose.value.kind": "seeding_pass"}),
+    ("purpose-is-earned", OK, {"startup.purpose.value.kind": "benchmark"}),
+    ("purpose-is-earned", SEEDING, {"findings": []}),
+    ("coverage-is-whole", WARM, {"startup.coverage_before.value.missing": ["rank 0: graph x is missing"]}),
+    ("coverage-is-whole", WARM, {"startup.coverage_before.value.required": 0}),
+    ("first-step-sums", WARM, {"training.ranks.1.first_step.value.compile_s": 99.0}),
+    ("first-step-sums", WARM, {"training.ranks.1.first_step_s": UNKNOWN}),
+    ("prewarm-was-seen", OK, {"startup.prewarm.value.done": seen(True)}),
+    ("prewarm-was-seen", WARM, {"training.ranks.0.first_step": UNKNOWN, "training.ranks.1.first_step": UNKNOWN}),
+    ("minor-is-whole", OK, {"startup.clocks": DROP}),
+    ("minor-is-whole", OK, {"case.collective_timeout_s": DROP}),
+    ("minor-is-whole", OK, {"training.ranks.1.cache": DROP}),
     ("no-null", OK, {"outcome.first_cause": None}),
     ("no-null", OK, {"training.samples.measured.1": None}),
     ("scrubbed-has-no-value", OK, {"environment.settings.1.value": "ib"}),
@@ -206,6 +232,12 @@ ACCEPTED = [
     (FAILED, {"distributed.observed.world_size": UNKNOWN, "training.ranks.1": DROP}),
     (LOST, {"outcome.ranks": []}),
     (CANCELLED, {"training.loss.finite": UNKNOWN, "findings": []}),
+    (WARM, {"startup.state": seen("partly_warm"), "training.ranks.0.cache.new_files": seen(4)}),
+    (WARM, {"training.ranks.0.cache.new_files": UNKNOWN, "training.ranks.0.cache.used": UNKNOWN}),
+    (SEEDING, {"startup.coverage_before": UNKNOWN}),
+    (FAILED, {"training.ranks.0.first_step": UNKNOWN, "training.ranks.0.first_step_s": UNKNOWN}),
+    (WARM, {"training.ranks.1.first_step": UNKNOWN}),
+    (OK, {"record_version": "1.0", "case.prewarm": DROP, "startup.layers": DROP, "training.ranks.0.first_step": DROP}),
     (WARM, {"startup.state": seen("partly_warm"), "startup.cache_before.value.binaries": 0}),
     (CUDA, {"startup.cache_before": ABSENT}),
     (WARM, {"startup.state": seen("partly_warm"), "startup.cache_after.value.digest": "sha256:" + "0" * 64}),

@@ -39,7 +39,7 @@ def test_multi_gpu_settings_are_all_there_each_with_a_reason() -> None:
         "TORCH_NCCL_AVOID_RECORD_STREAMS": "1", "TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
         "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor", "TRITON_CACHE_DIR": "/cache/triton", "TMPDIR": "/cache/tmp",
         "NCCL_IB_DISABLE": "1", "NCCL_NET_PLUGIN": "none", "OMP_NUM_THREADS": "8", "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1",
+        "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "TORCH_FR_BUFFER_SIZE": "512",
     }  # fmt: skip
     assert env == expected
     assert {name: setting.value for name, setting in settings.items()} == expected
@@ -97,6 +97,20 @@ def test_eager_case_keeps_no_compile_settings() -> None:
     env, _ = apply({}, replace(CASE, compile="eager"))
     assert not any(name.startswith(("TORCHINDUCTOR", "TRITON", "TMPDIR")) for name in env)
     assert "TORCH_NCCL_ENABLE_MONITORING" not in env  # nothing compiles, so the monitor does its work
+
+
+def test_monitor_stays_on_where_ranks_compile_before_there_is_a_communicator() -> None:
+    ahead = replace(CASE, preset="dense-nano")
+    assert apply({}, ahead)[0]["TORCH_NCCL_ENABLE_MONITORING"] == "1"
+    for case, why in (
+        (replace(ahead, prewarm="off"), "switched off"),
+        (replace(ahead, preset="moe-nano"), "stall on CUDA"),
+        (replace(ahead, command=("train.py",)), "user's own"),
+    ):
+        env, settings = apply({}, case)
+        assert env["TORCH_NCCL_ENABLE_MONITORING"] == "0"
+        assert why in settings["TORCH_NCCL_ENABLE_MONITORING"].reason
+    assert apply({"TORCH_NCCL_ENABLE_MONITORING": "0"}, ahead)[1]["TORCH_NCCL_ENABLE_MONITORING"].origin == "operator"
 
 
 def test_cpu_case_has_no_nccl_and_compiles_on_one_thread() -> None:

@@ -111,7 +111,7 @@ def broken_rule() -> bytes:
         ("record-corrupt", "record.json", GOOD["lost"]),
         ("record-malformed", None, b"{"),
         ("record-malformed", None, b'{"_type":"x"}'),
-        ("record-too-new", None, GOOD["lost"].replace(b'"record_version":"1.0"', b'"record_version":"2.0"')),
+        ("record-too-new", None, GOOD["lost"].replace(b'"record_version":"1.1"', b'"record_version":"2.0"')),
         ("lane-rule-broken", None, broken_rule()),
     ],
 )

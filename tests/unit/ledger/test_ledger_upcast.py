@@ -20,7 +20,7 @@ from lanemark.records.case import LANES
 from lanemark.records.encoding import digest
 from lanemark.records.reading import read_record
 from lanemark.records.statement import RECORD_VERSION
-from lanemark.records.upcast import UPCASTERS, upcast
+from lanemark.records.upcast import UPCASTERS, not_recorded, upcast
 
 VERSIONS = Path(__file__).parents[2] / "assets" / "records" / "versions"
 FROZEN = sorted(path for path in VERSIONS.glob("*/*.json") if path.name != "index.json")
@@ -73,6 +73,31 @@ def test_every_minor_version_before_ours_has_its_step():
     assert set(UPCASTERS) == set(range(int(RECORD_VERSION.partition(".")[2])))
 
 
+def test_what_1_0_did_not_record_reads_as_not_looked_at_and_the_case_keeps_its_bytes():
+    path = next(path for path in FROZEN if path.parent.name == "1.0" and b'"lane":"training"' in path.read_bytes())
+    raw = json.loads(path.read_bytes())["predicate"]
+    view = read_record(path.read_bytes())
+    for name in ("purpose", "layout", "layers", "coverage_before", "prewarm"):
+        assert name not in raw["startup"]
+        assert view.predicate["startup"][name] == not_recorded()
+    assert set(view.predicate["startup"]["clocks"]) == {"container_age_s", "asleep_s", "time_shift_s", "earlier_run"}
+    for rank in view.predicate["training"]["ranks"]:
+        assert rank["first_step"] == not_recorded()
+        assert rank["cache"] == {"used": not_recorded(), "new_files": not_recorded()}
+    assert not_recorded()["status"] == "unavailable"
+    assert view.predicate["case"] == raw["case"]
+    typed = view.statement.predicate
+    assert typed.startup.purpose.reason == "version 1.0 did not record it"
+
+
+def test_what_a_1_0_record_does_say_is_left_as_it_is():
+    doc = {"predicate": {"record_version": "1.0", "startup": {"layers": "odd"}, "training": {"ranks": ["odd"]}}}
+    brought = upcast(doc, minor=0, to=1)["predicate"]
+    assert (brought["startup"]["layers"], brought["training"]["ranks"]) == ("odd", ["odd"])
+    bare = {"predicate": {"record_version": "1.0", "startup": [], "training": None}}
+    assert upcast(bare, minor=0, to=1)["predicate"]["startup"] == []
+
+
 def _rename(doc: dict[str, Any]) -> dict[str, Any]:
     doc["predicate"]["place"] = doc["predicate"].pop("surface")
     return doc
@@ -111,14 +136,15 @@ def test_a_newer_document_is_left_as_it_is_and_a_missing_step_is_an_error():
 
 @pytest.mark.parametrize("lane", LANES)
 def test_reading_shows_an_old_record_in_our_form_and_keeps_its_bytes(monkeypatch, lane):
-    """As if today's were version 1.1, whose only difference is a word in the reason of the outcome."""
+    """As if another difference of 1.1 were a word in the reason of the outcome."""
 
     def step(doc: dict[str, Any]) -> dict[str, Any]:
         doc["predicate"]["outcome"]["receipt_reason"] += " (as of version 1.0)"
         return doc
 
+    both = {0: lambda doc: step(UPCASTERS[0](doc))}
     monkeypatch.setattr(reading, "_OUR_MINOR", 1)
-    monkeypatch.setattr(reading, "upcast", lambda doc, *, minor, to: upcast(doc, minor=minor, to=to, table={0: step}))
+    monkeypatch.setattr(reading, "upcast", lambda doc, *, minor, to: upcast(doc, minor=minor, to=to, table=both))
     data = next(data for path in FROZEN if json.loads(data := path.read_bytes())["predicate"]["lane"] == lane)
     view = read_record(data)
     assert view.data == data

@@ -19,6 +19,8 @@ from lanemark.measure.beacon import (
     BeaconError,
     read_beacon,
 )
+from lanemark.measure.recorder import StepRecorder
+from lanemark.measure.samples import SampleFile
 
 
 @pytest.fixture
@@ -35,13 +37,16 @@ def test_page_follows_the_documented_layout(path: Path) -> None:
     data = path.read_bytes()
     assert len(data) == 4096
     magic, version, rank, world, pid, zero = struct.unpack_from("<8sIIIIQ", data, 0)
-    assert (magic, version, rank, world, pid, zero) == (b"LMBEACON", 1, 3, 8, os.getpid(), 0)
+    assert (magic, version, rank, world, pid, zero) == (b"LMBEACON", 2, 3, 8, os.getpid(), 0)
     sequence, phase, depth, step, _, compiled, collectives, compile_ns, label = struct.unpack_from(
         "<QIIqqIIq64s", data, 64
     )
     assert sequence % 2 == 0
     assert (PHASES[phase], depth, step, compiled, collectives, compile_ns) == ("compile", 1, 7, 0, 1, 0)
     assert label == b"DYNAMO:0/0".ljust(64, b"\0")
+    ready_ns, arrived_step, arrived_ns = struct.unpack_from("<qqq", data, 176)
+    assert (ready_ns, arrived_step) == (0, 7)
+    assert arrived_ns > 0
     rows = [struct.unpack_from("<IIqqq", data, 256 + 32 * row) for row in range(4)]
     assert [PHASES[row[0]] for row in rows[:3]] == ["start", "warmup", "compile"]
     assert [row[4] for row in rows] == [0, 0, 7, 0]
@@ -253,8 +258,11 @@ def _page(path: Path) -> bytearray:
     ("offset", "patch", "says"),
     [
         (0, b"NOTOURS!", "begins with"),
-        (8, struct.pack("<I", 2), "version 2"),
-        (72, struct.pack("<I", 14), "phase number 14"),
+        (8, struct.pack("<I", 3), "version 3"),
+        (8, struct.pack("<I", 0), "version 0"),
+        (72, struct.pack("<I", 15), "phase number 15"),
+        (176, struct.pack("<q", -1), "negative"),
+        (192, struct.pack("<q", -1), "negative"),
         (80, struct.pack("<q", -1), "negative"),
         (256, struct.pack("<I", 99), "phase number 99"),
         (256 + 16, struct.pack("<q", 1), "ends before it begins"),
@@ -266,6 +274,74 @@ def test_impossible_page_is_refused(path: Path, offset: int, patch: bytes, says:
     path.write_bytes(page)
     with pytest.raises(BeaconError, match=says):
         read_beacon(path)
+
+
+def test_page_of_version_1_is_read_and_has_no_stamps(path: Path) -> None:
+    page = _page(path)
+    page[8:12] = struct.pack("<I", 1)
+    page[176:200] = b"\xff" * 24  # a version 1 promised nothing about these bytes
+    path.write_bytes(page)
+    view = read_beacon(path)
+    assert (view.version, view.phase) == (1, "load")
+    assert (view.data_ready_ns, view.arrived_step, view.arrived_ns, view.waiting_for_data) == (None, None, None, None)
+
+
+def test_arrival_is_the_first_collective_of_each_step(path: Path) -> None:
+    beacon = Beacon.create(path, rank=0, world_size=2)
+    assert read_beacon(path).arrived_ns is None
+    beacon.pop(beacon.push("collective", "barrier"))
+    beacon.enter("warmup")
+    beacon.at_step(0)
+    assert (read_beacon(path).arrived_ns or 0) < read_beacon(path).since_ns  # that barrier was no part of the step
+    beacon.pop(beacon.push("collective", "all_gather_single"))
+    first = read_beacon(path)
+    beacon.pop(beacon.push("collective", "reduce_scatter_single"))
+    again = read_beacon(path)
+    beacon.at_step(1)
+    beacon.push("compile")
+    compiling = read_beacon(path)
+    beacon.push("collective")
+    second = read_beacon(path)
+    assert first.arrived_step == 0
+    assert (again.arrived_ns, compiling.arrived_ns) == (first.arrived_ns, first.arrived_ns)
+    assert (second.arrived_step, second.collectives) == (1, 4)
+    assert second.arrived_ns == second.since_ns > (first.arrived_ns or 0)
+
+
+def test_rank_inside_its_loader_is_seen(path: Path) -> None:
+    beacon = Beacon.create(path, rank=0, world_size=1)
+    recorder = StepRecorder(
+        SampleFile.create(path.with_name("samples.bin"), rank=0, warmup=1, rows=3), beacon, stamps_data=True
+    )
+    assert read_beacon(path).waiting_for_data is None  # nobody has said anything of data yet
+    recorder.begin()
+    assert read_beacon(path).waiting_for_data is True
+    recorder.data_ready()
+    assert read_beacon(path).waiting_for_data is False
+    beacon.push("collective", "barrier")
+    recorder.end_step()
+    assert read_beacon(path).waiting_for_data is False  # it is in the collective
+    beacon.pop()
+    assert read_beacon(path).waiting_for_data is False  # the warm-up is over: next the loop waits for its device
+    recorder.open_window()
+    assert read_beacon(path).waiting_for_data is True
+    recorder.data_ready()
+    assert read_beacon(path).waiting_for_data is False
+    recorder.end_step()
+    assert read_beacon(path).waiting_for_data is True
+    recorder.data_ready()
+    recorder.end_step()
+    assert read_beacon(path).waiting_for_data is False  # that was the last of three
+    beacon.enter("drain")
+    assert read_beacon(path).waiting_for_data is False
+
+
+def test_loop_that_never_tells_of_its_data_is_not_waiting_for_it(path: Path) -> None:
+    beacon = Beacon.create(path, rank=0, world_size=1)
+    recorder = StepRecorder(SampleFile.create(path.with_name("samples.bin"), rank=0, warmup=1, rows=3), beacon)
+    recorder.begin()
+    recorder.end_step()
+    assert read_beacon(path).waiting_for_data is None
 
 
 def test_short_file_is_refused_and_a_missing_one_is_missing(path: Path) -> None:

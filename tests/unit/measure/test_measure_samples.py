@@ -1,6 +1,7 @@
 """Step samples and their recorder: every row as it was stored, and no file that contradicts itself."""
 
 import errno
+import itertools
 import os
 import struct
 import time
@@ -27,6 +28,9 @@ def record(folder: Path, *, steps: int = 5, warmup: int = 2, close: bool = True)
         recorder.data_ready()
         if step == 1:
             beacon.pop(beacon.push("compile"))
+        if step in (1, 3):
+            beacon.pop(beacon.push("collective"))
+            beacon.pop(beacon.push("collective"))
         recorder.end_step()
     if close:
         recorder.close_window()
@@ -36,10 +40,10 @@ def record(folder: Path, *, steps: int = 5, warmup: int = 2, close: bool = True)
 def test_file_follows_the_documented_layout(tmp_path: Path) -> None:
     _, beacon, path = record(tmp_path)
     data = path.read_bytes()
-    assert len(data) == 64 + 5 * 48
-    assert struct.unpack_from("<8sIIIIQ", data, 0) == (b"LMSTEPS\0", 1, 48, 1, 2, 5)
+    assert len(data) == 64 + 5 * 56
+    assert struct.unpack_from("<8sIIIIQ", data, 0) == (b"LMSTEPS\0", 2, 56, 1, 2, 5)
     written, begin_ns, end_ns = struct.unpack_from("<Qqq", data, 32)
-    rows = [struct.unpack_from("<qqqqqq", data, 64 + 48 * row) for row in range(5)]
+    rows = [struct.unpack_from("<qqqqqqq", data, 64 + 56 * row) for row in range(5)]
     assert written == 5
     assert [row[0] for row in rows] == [0, 1, 2, 3, 4]
     assert [row[4] for row in rows] == [0, *[beacon.compile_ns] * 4]
@@ -56,11 +60,25 @@ def test_reader_gives_back_what_was_recorded(tmp_path: Path) -> None:
     assert (samples.rank, samples.warmup, samples.rows_allocated) == (1, 2, 5)
     assert [row.device_ns for row in samples.rows] == [10, 20, 30, None, None]
     assert samples.rows[-1].compile_ns == beacon.compile_ns
+    arrivals = [row.arrived_ns for row in samples.rows]
+    assert [arrived is None for arrived in arrivals] == [True, False, True, False, True]
+    assert all(row.begin_ns <= row.arrived_ns <= row.end_ns for row in samples.rows if row.arrived_ns is not None)
     assert samples.window_begin_ns == samples.rows[2].begin_ns
     assert samples.window_end_ns is not None
     view = read_beacon(tmp_path / "beacon.page")
     assert (view.phase, view.step) == ("drain", 5)
     assert [span.phase for span in view.spans] == ["start", "warmup", "compile", "window", "drain"]
+
+
+def test_file_of_version_1_is_read_and_has_no_arrivals(tmp_path: Path) -> None:
+    _, _, path = record(tmp_path)
+    data = path.read_bytes()
+    head = bytearray(data[:64])
+    head[8:16] = struct.pack("<II", 1, 48)
+    path.write_bytes(head + b"".join(data[64 + 56 * row : 64 + 56 * row + 48] for row in range(5)))
+    samples = read_samples(path)
+    assert [row.arrived_ns for row in samples.rows] == [None] * 5
+    assert [row.step for row in samples.rows] == [0, 1, 2, 3, 4]
 
 
 def test_run_that_was_cut_off_has_no_end_marker(tmp_path: Path) -> None:
@@ -99,7 +117,7 @@ def test_calls_out_of_order_are_refused(tmp_path: Path) -> None:
 
 def test_every_row_has_its_blocks_before_the_first_step(tmp_path: Path) -> None:
     SampleFile.create(tmp_path / "samples.bin", rank=0, warmup=1, rows=5000)
-    assert os.stat(tmp_path / "samples.bin").st_blocks * 512 >= 5000 * 48
+    assert os.stat(tmp_path / "samples.bin").st_blocks * 512 >= 5000 * 56
 
 
 def test_full_disk_surfaces_at_creation_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +145,8 @@ FAR_NS = time.monotonic_ns() * 2
     ("offset", "value", "says"),
     [
         (0, b"NOTOURS!", "begins with"),
-        (8, struct.pack("<I", 2), "version 2"),
+        (8, struct.pack("<I", 3), "version 3"),
+        (8, struct.pack("<I", 1), "rows of 56 bytes"),
         (12, struct.pack("<I", 40), "rows of 40 bytes"),
         (20, struct.pack("<I", 6), "6 of them warm-up"),
         (24, struct.pack("<Q", 4), "do not make a file"),
@@ -139,14 +158,17 @@ FAR_NS = time.monotonic_ns() * 2
         (40, struct.pack("<q", 1), "begins inside the warm-up"),
         (48, struct.pack("<q", 1), "ends before it begins"),
         (64, struct.pack("<q", 1), "row 0 is of step 1"),
-        (64 + 48, struct.pack("<q", 3), "row 1 is of step 3"),
+        (64 + 56, struct.pack("<q", 3), "row 1 is of step 3"),
         (64 + 8, struct.pack("<q", 0), "do not follow each other"),
         (64 + 8, struct.pack("<q", FAR_NS), "do not follow each other"),
         (64 + 24, struct.pack("<q", FAR_NS), "begins before step 0 ends"),
-        (64 + 4 * 48 + 24, struct.pack("<q", FAR_NS), "last step ends after its window"),
-        (64 + 4 * 48 + 32, struct.pack("<q", 0), "time that cannot be"),
+        (64 + 4 * 56 + 24, struct.pack("<q", FAR_NS), "last step ends after its window"),
+        (64 + 4 * 56 + 32, struct.pack("<q", 0), "time that cannot be"),
         (64 + 40, struct.pack("<q", -1), "device time"),
+        (64 + 48, struct.pack("<q", 1), "outside the step"),
+        (64 + 48, struct.pack("<q", FAR_NS), "outside the step"),
     ],
+    ids=itertools.count(),
 )
 def test_file_that_contradicts_itself_is_refused(tmp_path: Path, offset: int, value: bytes, says: str) -> None:
     _, _, path = record(tmp_path)

@@ -1,8 +1,10 @@
 """A rank's session: what it reads, what it leaves, and that it never hides the exception it reports."""
 
+import contextlib
 import json
 import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,36 @@ def test_what_is_not_set_is_none(env: dict[str, str]) -> None:
     session = RankSession.from_environment(env)
     assert session.data_dir is None
     assert session.listen_fd is None
+
+
+class Server:
+    """Stands in for torch's worker server: it makes its socket's name and nothing else."""
+
+    def __init__(self, path: str) -> None:
+        assert len(path.encode()) < 107  # what a socket's address holds
+        Path(path).touch()
+
+
+@pytest.mark.parametrize("ending", ["end", "exception", "neither"])
+def test_a_rank_can_be_asked_for_as_long_as_it_works(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    module = types.ModuleType("torch._C._distributed_c10d")
+    module._WorkerServer = Server  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch._C._distributed_c10d", module)
+    for name in ("torch", "torch._C"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    seen_in: list[bool] = []
+    with contextlib.suppress(RuntimeError), RankSession.from_environment(env) as session:
+        assert session.open_to_looks()["status"] == "observed"
+        seen_in.append(session.paths.control.exists())
+        if ending == "end":
+            session.write_end({})
+            seen_in.append(session.paths.control.exists())
+        if ending == "exception":
+            raise RuntimeError("planted")
+    assert seen_in == ([True, False] if ending == "end" else [True])
+    assert not session.paths.control.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """Watching compilations, collectives, devices and memory: what is seen, and what is said where nothing can be."""
 
+import gc
 import sys
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lanemark.measure.beacon import Beacon, read_beacon
+from lanemark.measure.beacon import FIRST_COLLECTIVES, Beacon, read_beacon
 from lanemark.measure.collectives import watch_collectives, watched
 from lanemark.measure.compiling import label_of, watch_compilations
 from lanemark.measure.device import device_clock
@@ -59,6 +61,43 @@ def test_compilation_becomes_a_nested_phase(beacon: Beacon, tmp_path: Path, monk
     assert (view.phase, view.compilations, view.depth) == ("start", 1, 0)
 
 
+@pytest.mark.parametrize("cleared", [True, False], ids=["a reset took them away", "they are still there"])
+def test_hooks_can_be_installed_again_and_are_never_doubled(
+    beacon: Beacon, monkeypatch: pytest.MonkeyPatch, cleared: bool
+) -> None:
+    start: list[Any] = []
+    end: list[Any] = []
+    handler = types.SimpleNamespace(
+        register_start_callback=start.append, register_end_callback=end.append,
+        remove_start_callback=start.remove, remove_end_callback=end.remove,
+    )  # fmt: skip
+    plant(monkeypatch, handler)
+    watch_compilations(beacon)
+    start[0](args())
+    end[0](args())
+    if cleared:
+        start.clear()
+        end.clear()
+    assert watch_compilations(beacon)["value"] is True
+    assert (len(start), len(end)) == (1, 1)
+    start[0](args())
+    end[0](args())
+    assert beacon.compilations == 2
+
+
+def test_hooks_do_not_keep_a_page_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = Handler()
+    plant(monkeypatch, handler)
+    page = Beacon.create(tmp_path / "beacon.page", rank=0, world_size=1)
+    gone = weakref.ref(page)
+    watch_compilations(page)
+    del page
+    gc.collect()
+    assert gone() is None
+    handler.start(args())
+    handler.end(args())
+
+
 def test_private_module_that_changed_is_said_to_be_unavailable(beacon: Beacon, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, None)
     seen = watch_compilations(beacon)
@@ -85,8 +124,24 @@ def test_collective_is_named_while_it_runs_and_counted(beacon: Beacon, tmp_path:
     assert (inside[0].phase, inside[0].label, inside[0].collectives) == ("collective", "all_reduce", 1)
     after = read_beacon(tmp_path / "beacon.page")
     assert (after.phase, after.collectives) == ("start", 1)
-    assert [span.phase for span in after.spans] == ["start"]
+    assert [span.phase for span in after.spans] == ["start", "collective"]
     assert call.__name__ == "collective"
+
+
+def test_only_the_first_collectives_of_a_run_take_a_row(beacon: Beacon, tmp_path: Path) -> None:
+    for _ in range(FIRST_COLLECTIVES + 5):
+        beacon.pop(beacon.push("collective", "all_gather_single"))
+    beacon.at_step(1)
+    after = read_beacon(tmp_path / "beacon.page")
+    rows = [span for span in after.spans if span.phase == "collective"]
+    assert (after.collectives, len(rows), after.spans_truncated) == (FIRST_COLLECTIVES + 5, FIRST_COLLECTIVES, False)
+    assert all(span.end_ns is not None for span in rows)
+
+
+def test_a_collective_of_a_later_step_takes_no_row(beacon: Beacon, tmp_path: Path) -> None:
+    beacon.at_step(1)
+    beacon.pop(beacon.push("collective", "all_gather_single"))
+    assert [span.phase for span in read_beacon(tmp_path / "beacon.page").spans] == ["start"]
 
 
 def test_collective_that_fails_is_over(beacon: Beacon, tmp_path: Path) -> None:

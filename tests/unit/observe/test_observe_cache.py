@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lanemark.observe.compile_cache import inventory
-from lanemark.observe.startup import contradicts, startup_state
+from lanemark.observe.compile_cache import inventory, listing
+from lanemark.observe.startup import Origin, contradicts, startup_state
 from lanemark.records.observation import Observation, absent, observed, unavailable
 
 
@@ -129,8 +130,9 @@ def test_eager_and_counted_evidence() -> None:
     assert startup_state(FULL, FULL, compiled=True, compilations=observed(0, "beacons")).value == "not_compiled"
     assert startup_state(FULL, FULL, compiled=True, compilations=observed(4, "beacons")).value == "warm"
     assert startup_state(FULL, FULL, compiled=True, compilations=BLIND).value == "warm"
-    assert startup_state(FULL, FULL, compiled=True, cache_misses=observed(2, "counters")).value == "partly_warm"
-    assert startup_state(GONE, FULL, compiled=True, cache_misses=observed(0, "counters")).value == "cold"
+    missed = Origin(misses=observed(2, "counters"))
+    assert startup_state(FULL, FULL, compiled=True, origin=missed).value == "partly_warm"
+    assert startup_state(GONE, FULL, compiled=True, origin=Origin(misses=observed(0, "counters"))).value == "cold"
 
 
 @pytest.mark.parametrize(
@@ -144,3 +146,35 @@ def test_eager_and_counted_evidence() -> None:
 def test_declared_against_observed(declared: str, state: str, disagree: bool) -> None:
     assert (contradicts(declared, observed(state, "inventories")) is not None) is disagree
     assert contradicts(declared, unavailable("inventories", "no")) is None
+
+
+def test_a_listing_has_what_a_seed_may_carry(tmp_path: Path) -> None:
+    cache = fill(tmp_path)
+    headers = "tmp/torchinductor_me/precompiled_headers"
+    for name in (
+        "coverage/0123456789abcdef.json", "tmp/torchinductor/a.gch", "rank-1/tmp/a.gch", "rank-1/24/c1.so",
+        f"{headers}/ca.h", f"{headers}/ca.h.gch", f"{headers}/locks/ca.lock", f"rank-1/{headers}/cb.h.gch",
+    ):  # fmt: skip
+        path = cache / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    rows = listing(cache).value
+    assert rows is not None
+    assert [row.path for row in rows] == sorted(row.path for row in rows)
+    kinds = {row.path: row.kind for row in rows}
+    assert kinds == {
+        "24/c244.cpp": "other", "24/c244.so": "binary", "aotautograd/aovh/skxn": "aot", "fxgraph/55/f55tir/l2wt": "fx",
+        "fxgraph/gm/fgmg/v4j7": "fx", "jf/cjfz.py": "other", "rank-1/24/c1.so": "binary",
+        "triton/HASH/__grp__k.json": "other", "triton/HASH/k.cubin": "binary", "triton/HASH/k.json": "other",
+        f"{headers}/ca.h": "other", f"{headers}/ca.h.gch": "other", f"rank-1/{headers}/cb.h.gch": "other",
+    }  # fmt: skip
+    assert rows[0].sha256 == hashlib.sha256(b"24/c244.cpp").hexdigest()
+    assert listing(tmp_path / "none").status == "absent"
+
+
+def test_our_own_bookkeeping_changes_no_inventory(tmp_path: Path) -> None:
+    cache = fill(tmp_path)
+    before = inventory(cache).value
+    (cache / "coverage").mkdir()
+    (cache / "coverage/seeded.json").write_text("{}")
+    assert inventory(cache).value == before

@@ -11,8 +11,9 @@ from lanemark.observe import snapshot as module
 from lanemark.observe.snapshot import host_snapshot
 from lanemark.records.encoding import decode, encode
 from lanemark.records.observation import Observation
-from lanemark.records.schema_envelope import CacheInventory, EnvironmentPart, HardwareObserved, ImagePart, PackagePart
+from lanemark.records.schema_envelope import EnvironmentPart, HardwareObserved, ImagePart, PackagePart
 from lanemark.records.schema_parts import Observed
+from lanemark.records.schema_startup import CacheInventory
 
 PLANTED = "pl4ntedValue99"
 

@@ -89,7 +89,7 @@ def test_a_newer_minor_still_needs_what_its_major_needs():
 
 
 def test_unknown_fields_of_our_own_minor_are_refused():
-    with pytest.raises(RecordError, match=r"\$\.predicate\.weather is no field of a record of version 1\.0"):
+    with pytest.raises(RecordError, match=r"\$\.predicate\.weather is no field of a record of version 1\.1"):
         read_record(encode(changed(weather="blue")))
 
 

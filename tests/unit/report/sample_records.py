@@ -14,7 +14,7 @@ from typing import Any
 from lanemark.lanes.figures import step_time, tokens_per_s
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.encoding import digest, encode
-from lanemark.records.statement import PREDICATE_TYPE, STATEMENT_TYPE, subjects
+from lanemark.records.statement import PREDICATE_TYPE, RECORD_VERSION, STATEMENT_TYPE, subjects
 
 Doc = dict[str, Any]
 
@@ -90,6 +90,25 @@ def _phases(case: Case, rank: int, step0_s: float, usual_s: float) -> list[Doc]:
     return [{"phase": name, "begin_s": round(a, 4), "end_s": round(b, 4)} for name, a, b in marks]
 
 
+def _way(case: Case, rank: int, whole_s: float) -> Doc:
+    """Shares of the whole that differ a little from rank to rank; they sum to it."""
+    compiled = 0.0 if case.compile == "eager" else 0.31 - 0.01 * (rank % 4)
+    shares = {
+        "import_s": 0.34, "init_s": 0.02, "build_s": 0.01, "shard_s": 0.03, "prewarm_s": 0.15 if compiled else 0.0,
+        "compile_s": compiled, "first_collective_s": 0.02 + 0.01 * (rank % 4),
+    }  # fmt: skip
+    parts = {name: round(share * whole_s, 6) for name, share in shares.items()}
+    return {**parts, "other_s": whole_s - sum(parts.values())}
+
+
+def _cache(case: Case) -> Doc:
+    source, none = "torch.compiler artifacts", {"fx": 0, "aot": 0}
+    if case.compile == "eager":
+        return {"used": gone(source, "nothing is compiled"), "new_files": seen(0, "listings")}
+    used = {"fx_keys": 2, "aot_keys": 1, "binaries": 13, "digest": sha("used"), "hits": {"fx": 4, "aot": 2}}
+    return {"used": seen({**used, "misses": none, "bypasses": none}, source), "new_files": seen(0, "listings")}
+
+
 def _rank(case: Case, rank: int, warm: list[int], measured: list[int]) -> Doc:
     phases = _phases(case, rank, warm[0] / 1e9, step_time(measured)["p50_s"]) if measured else []
     compile_s = sum(span["end_s"] - span["begin_s"] for span in phases if span["phase"] == "compile")
@@ -102,6 +121,7 @@ def _rank(case: Case, rank: int, warm: list[int], measured: list[int]) -> Doc:
         "compile_end_s": seen(max(ends), "beacon.page") if ends else gone("beacon.page", "nothing was compiled"),
         "window_arrival_s": seen(next(span["begin_s"] for span in phases if span["phase"] == "window"), "beacon.page"),
         "first_step_s": seen(warm[0] / 1e9, "samples.bin"),
+        "first_step": seen(_way(case, rank, warm[0] / 1e9), "beacon.page and samples.bin"), "cache": _cache(case),
         "memory_peak_bytes": seen(612_302_848 + 1_048_576 * rank, "VmHWM"),
         "tokens": seen(case.tokens_per_step // case.nproc * case.steps, "end.json"), "phases": phases,
     }  # fmt: skip
@@ -157,7 +177,7 @@ def _package(name: str, version: Doc, imported: Doc, record: Doc | None = None) 
 def _predicate(case: Case, warm: list[int], measured: list[int]) -> Doc:
     here = "importlib.metadata"
     return {
-        "record_version": "1.0", "lane": "training", "run_id": "training-20261122T152233Z-7k3f9q2x", "attempt": 1,
+        "record_version": RECORD_VERSION, "lane": "training", "run_id": "training-20261122T152233Z-7k3f9q2x", "attempt": 1,
         "plan_digest": case.digest, "assurance": "self_attested", "case": case.to_json(),
         "surface": {
             "name": case.surface, "app_id": gone("surface", "a local run has none"),
@@ -213,6 +233,22 @@ def _predicate(case: Case, warm: list[int], measured: list[int]) -> Doc:
         },
         "startup": {
             "declared": case.cache_policy, "state": seen("warm", "cache inventory"),
+            "purpose": seen(
+                {"kind": "benchmark", "reason": "the cache held all 32 keys and binaries that a good run of it used"}, "coverage"
+            ),
+            "layout": seen("shared", "launch.json"), "layers": gone("layers of the seed", "none was given"),
+            "coverage_before": seen({"covered": True, "required": 32, "missing": [], "mismatches": []}, "coverage manifest"),
+            "prewarm": seen(
+                {
+                    "policy": "auto", "planned": True, "reason": f"{case.nproc} ranks compile one unsharded block first",
+                    "done": seen(True, "observed.json"), "seconds": seen(0.61, "observed.json"), "compilations": seen(2, "observed.json"),
+                },
+                "observed.json",
+            ),
+            "clocks": {
+                "container_age_s": seen(3_604.0, "/proc/1/stat"), "asleep_s": seen(0.0, "CLOCK_BOOTTIME"),
+                "time_shift_s": seen(0.0, "/proc/self/timens_offsets"), "earlier_run": gone("attempts", "none was started with this cache"),
+            },
             "cache_directory": seen("/home/bench/.cache/lanemark/inductor", "environment"),
             "cache_before": seen({"files": 62, "bytes": 1_741_824, "keys": 18, "binaries": 14, "digest": sha("before")}, "directory"),
             "cache_after": seen({"files": 62, "bytes": 1_741_824, "keys": 18, "binaries": 14, "digest": sha("before")}, "directory"),
@@ -328,7 +364,27 @@ def ok_cuda() -> Doc:
         state=seen("cold", "cache inventory"), time_to_first_step_s=seen(141.2, "samples.bin"), host_uptime_s=seen(38.0, "/proc/uptime"),
         cache_before=seen({"files": 0, "bytes": 0, "keys": 0, "binaries": 0, "digest": sha("")}, "directory"),
         cache_after=seen({"files": 1480, "bytes": 318_767_104, "keys": 144, "binaries": 392, "digest": sha("after")}, "directory"),
+        purpose=seen({"kind": "seeding_pass", "reason": "coverage is short: torch was '2.12.1', and here it is '2.13.0'"}, "coverage"),
+        coverage_before=seen(
+            {"covered": False, "required": 96, "missing": [], "mismatches": ["torch was '2.12.1', and here it is '2.13.0'"]},
+            "coverage manifest",
+        ),
+        layers=seen(
+            [
+                {"source": "/vol/seeds/dense-1b.tar.zst", "kind": "archive", "outcome": "incompatible",
+                 "reason": "torch was '2.12.1', and here it is '2.13.0'", "files": 0, "bytes": 0, "seconds": 0.021},
+                {"source": "s3://seeds/dense-1b.tar.zst", "kind": "object_storage", "outcome": "unreachable",
+                 "reason": "the connection was refused", "files": 0, "bytes": 0, "seconds": 4.2},
+            ],
+            "layers of the seed",
+        ),
     )  # fmt: skip
+    for rank in predicate["training"]["ranks"]:
+        rank["cache"]["used"]["value"].update(hits={"fx": 0, "aot": 0}, misses={"fx": 4, "aot": 2})
+        rank["cache"]["new_files"] = seen(1480, "listings")
+    predicate["training"]["ranks"][5]["cache"]["used"] = hidden(
+        "torch.compiler artifacts", "ImportError: no such module"
+    )
     predicate["data"]["path_class"] = seen("network_volume", "rank reports")
     for path in predicate["data"]["paths"]:
         path.update(
@@ -464,8 +520,9 @@ def lost() -> Doc:
         ranks_reporting=0,
     )
     predicate["startup"].update(
-        {name: hidden("attempt directory", why) for name in predicate["startup"] if name != "declared"}
+        {name: hidden("attempt directory", why) for name in predicate["startup"] if name not in ("declared", "clocks")}
     )
+    predicate["startup"]["clocks"] = dict.fromkeys(predicate["startup"]["clocks"], hidden("attempt directory", why))
     predicate["data"].update(
         {name: hidden("attempt directory", why) for name in ("dataset_digest", "tokenizer_digest", "manifest_verified", "path_class", "tokens_consumed", "token_parity")},
         shards=[], paths=[],

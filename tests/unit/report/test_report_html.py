@@ -114,7 +114,7 @@ def test_headings_never_skip_a_level() -> None:
 def test_pictures_have_titles_and_descriptions() -> None:
     page = page_of("ok_cpu")
     pictures = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-labelledby"]
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert all(reference in page.ids for value in pictures for reference in value.split())
     assert page.tags.count("table") == page.tags.count("caption")
 

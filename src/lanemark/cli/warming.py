@@ -1,0 +1,90 @@
+"""The compile cache before and after a run: layers are tried, coverage is judged, the gate is passed; then it is kept.
+
+In this order, and never another: a gate that refused before the layers were tried would refuse what a seed would have
+mended, and a cache that is kept before the record is sealed could fail the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lanemark.cli.deciding import Decided
+from lanemark.cli.gates import check_cache
+from lanemark.cli.parsing import advise
+from lanemark.collect.preparing import Attempt
+from lanemark.collect.starting import Start, coverage_observed, rank_words
+from lanemark.launch.environment import apply_settings
+from lanemark.launch.local import LocalSurface
+from lanemark.observe.fingerprint import fingerprint
+from lanemark.records.attempt import State
+from lanemark.stage.capture import capture_cache
+from lanemark.stage.coverage import check_coverage
+from lanemark.stage.seeding import seed_cache
+
+
+def warm_up_cache(decided: Decided, words: list[str]) -> Decided:
+    """Try the layers, judge coverage, pass the gate. Without effect where nothing is compiled.
+
+    Args:
+        decided: the case and its placement.
+        words: the arguments of `lanemark run`, for the command that a refusal suggests.
+
+    Returns:
+        The same, with what was done in `start`.
+
+    Raises:
+        GateRefused: the cache cannot be used, or does not cover a case that requires it.
+    """
+    from lanemark.cli.cache import training_words, without_policy
+
+    case, placement = decided.case, decided.placement
+    cache_dir = placement.cache_dir
+    if cache_dir is None or case.compile == "eager":
+        return decided
+    cache_dir = cache_dir.absolute()
+    environ = apply_settings(os.environ, LocalSurface().request(case, placement).settings)
+    seen = fingerprint(environ, devices=decided.devices)
+    if case.cache_policy == "cold":
+        layers = [untried(source.shown, source.kind, "a cold start is measured") for source in decided.sources]
+    else:
+        done = seed_cache(decided.sources, cache_dir, case=case, layout=placement.cache_layout, fingerprint=seen)
+        layers = [layer.to_json() for layer in done]
+        for layer in done:
+            advise(f"lanemark: seed {layer.source}: {layer.outcome.replace('_', ' ')}, {layer.reason}")
+    coverage = check_coverage(cache_dir, case, placement.cache_layout, fingerprint=seen)
+    remedy = shlex.join(["lanemark", "run", *without_policy(training_words(words)), "--cache-policy", "seed"])
+    check_cache(case, cache_dir, placement.cache_layout, coverage, remedy=remedy)
+    return replace(decided, start=Start(layers, coverage_observed(coverage).to_json(), seen))
+
+
+def untried(source: str, kind: str, reason: str) -> dict[str, Any]:
+    """The outcome of a layer that was not asked."""
+    nothing = {"files": 0, "bytes": 0, "seconds": 0.0}
+    return {"source": source, "kind": kind, "outcome": "not_tried", "reason": reason, **nothing}
+
+
+def keeper(decided: Decided, attempt: Attempt) -> Callable[[State], str | None] | None:
+    """What captures the cache after the run, where the operator said where to; else None."""
+    destination, cache_dir, seen = decided.capture_to, decided.placement.cache_dir, decided.start.fingerprint
+    if destination is None or cache_dir is None or seen is None:
+        return None
+
+    def keep(_state: State) -> str | None:
+        done = capture_cache(
+            cache_dir.absolute(),
+            destination,
+            case=decided.case,
+            layout=decided.placement.cache_layout,
+            fingerprint=seen,
+            rank_reports=rank_words(attempt.paths, decided.case.nproc),
+            run_id=attempt.paths.run_id,
+        )
+        if not done.captured:
+            return f"the compile cache was not captured: {done.reason}"
+        return f"the compile cache was captured to {str(destination)!r}: {done.reason}, {done.digest}"
+
+    return keep
