@@ -102,7 +102,7 @@ class Refusal:
 
 def cite(record: Admitted) -> Citation | Refusal:
     """The sentence, or why there is none. Never raises."""
-    blocks = [reason.text for reason in record.reasons if reason.severity == "block"]
+    blocks = [reason.alone for reason in record.reasons if reason.severity == "block"]
     if blocks:
         return Refusal(tuple(printable(block) for block in blocks))
     doc = record.predicate

@@ -74,10 +74,21 @@ class Reason(NamedTuple):
     @property
     def text(self) -> str:
         """The reason in one line."""
+        return self._said(f" (side {self.side})" if self.side in ("a", "b") else "")
+
+    @property
+    def alone(self) -> str:
+        """The same of one record that is compared with nothing: it has no sides."""
+        return self._said("")
+
+    def _said(self, on: str) -> str:
         where = f"{self.path}: " if self.path else ""
-        on = "" if self.side == "both" else f" (side {self.side})"
-        values = "" if self.a is None and self.b is None else f": {self.a or 'unknown'} | {self.b or 'unknown'}"
         more = f"; {self.detail}" if self.detail else ""
+        if self.side in ("a", "b"):
+            mine = self.a if self.side == "a" else self.b
+            values = "" if mine is None else f": {mine}"
+        else:
+            values = "" if self.a is None and self.b is None else f": {self.a or 'unknown'} | {self.b or 'unknown'}"
         return f"{where}{REASONS[self.code]}{on}{values}{more}"
 
     def swapped(self) -> Reason:
