@@ -1,4 +1,4 @@
-"""What two widely used ways of comparing benchmarks would say of the same runs. Written anew from their documentation.
+"""What two widely used ways of comparing benchmarks would say of the same runs: their rules written anew, not run here.
 
 `benchstat`     golang.org/x/perf/cmd/benchstat: runs of one name are samples; a two-sided Mann-Whitney U test at 0.05,
                 `~` where it is not significant, and at least four samples a side before it can be. Runs are told apart
