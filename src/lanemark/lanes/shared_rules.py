@@ -178,8 +178,12 @@ def _purpose_is_earned(doc: Doc) -> str | None:
     kind, compiled = purpose["kind"], case["compile"] != "eager"
     if (kind == "not_compiled") == compiled:
         return f"the purpose is {kind} and the case's compile posture is {case['compile']}"
-    if compiled and (kind == "cold_measurement") != (case["cache_policy"] == "cold"):
+    cold = case["cache_policy"] == "cold"
+    if compiled and ((kind == "cold_measurement" and not cold) or (kind == "benchmark" and cold)):
         return f"the purpose is {kind} and the case's cache policy is {case['cache_policy']}"
+    before = value_of(startup["cache_before"])
+    if kind == "cold_measurement" and before is not None and (before["keys"] or before["binaries"]):
+        return "the run is called a cold measurement and its compile cache was not empty"
     covered = value_of(startup.get("coverage_before"))
     if kind == "benchmark" and (covered is None or not covered["covered"]):
         return "the run is called a benchmark and the cache was not seen to cover the case"

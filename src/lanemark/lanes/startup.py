@@ -52,7 +52,7 @@ def startup_part(facts: AttemptFacts, compiled: dict[str, Any]) -> tuple[dict[st
             earlier_run=Observation.from_json(clocks["earlier_run"]),
         ),
     )
-    kind, why = purpose_of(facts.case.cache_policy, coverage, compiled=asked)
+    kind, why = purpose_of(facts.case.cache_policy, coverage, before, compiled=asked)
     cache = facts.launch.get("cache") or {}
     none = absent("launch.json", "not compiled").to_json()
     part = {

@@ -125,18 +125,27 @@ def contradicts(declared: str, state: Observation[str]) -> str | None:
     return None
 
 
-def purpose_of(policy: str, coverage: Mapping[str, Any], *, compiled: bool) -> tuple[Purpose, str]:
+def purpose_of(
+    policy: str, coverage: Mapping[str, Any], before: Mapping[str, Any], *, compiled: bool
+) -> tuple[Purpose, str]:
     """What a run is good for, and why. Coverage that could not be looked at covers nothing.
+
+    Asking for a cold start makes none: the cache has to have been seen empty.
 
     Args:
         policy: the case's cache policy.
         coverage: the observation of `coverage_before`, as JSON.
+        before: the observation of `cache_before`, as JSON.
         compiled: whether the case compiles anything.
     """
     if not compiled:
         return "not_compiled", "nothing is compiled, so no compile cache has a part in it"
     if policy == "cold":
-        return "cold_measurement", "a cold start is what the case measures"
+        held = before.get("value") if before.get("status") == "observed" else None
+        if before.get("status") == "absent" or (isinstance(held, Mapping) and not (held["keys"] or held["binaries"])):
+            return "cold_measurement", "the compile cache was empty before the run, as the case wants it"
+        found = "could not be seen" if held is None else f"held {held['keys']} keys and {held['binaries']} binaries"
+        return "seeding_pass", f"the case wants a cold start, and the compile cache {found}"
     seen = coverage.get("value")
     if coverage.get("status") != "observed" or not isinstance(seen, Mapping):
         return "seeding_pass", f"coverage is not known: {coverage.get('reason', coverage.get('status', 'unknown'))}"

@@ -123,11 +123,13 @@ def test_short_coverage_is_a_seeding_pass_and_is_said() -> None:
     assert part(case=SEED, host={**HOST, "coverage_before": SHORT}, launch={})[1] == [], "nothing was started"
 
 
-def test_a_cold_measurement_is_one_also_when_it_was_not_cold() -> None:
+def test_a_cold_measurement_needs_a_cache_that_was_seen_empty() -> None:
     built, findings = part(case=COLD, host={**HOST, "cache_before": EMPTY})
     assert value_of(built["purpose"])["kind"] == "cold_measurement"
     assert findings == []
-    assert part(case=COLD)[1] == ["cache_state_contradicted"]
+    warm, said = part(case=COLD)
+    assert value_of(warm["purpose"])["kind"] == "seeding_pass"
+    assert said == ["seeding_pass", "cache_state_contradicted"]
 
 
 def test_an_eager_run_has_no_cache() -> None:
@@ -227,4 +229,4 @@ def test_a_rank_that_could_not_look_says_why_and_its_new_files_are_counted_from_
 
 
 def test_the_purpose_is_decided_from_coverage_alone() -> None:
-    assert purpose_of("seed", WHOLE, compiled=True)[0] == "benchmark"
+    assert purpose_of("seed", WHOLE, {}, compiled=True)[0] == "benchmark"

@@ -84,7 +84,7 @@ def coverage(**changes: Any) -> dict[str, Any]:
 PURPOSES = [
     ("not_compiled", "seed", absent("x").to_json(), False, "nothing is compiled"),
     ("not_compiled", "cold", coverage(), False, "nothing is compiled"),
-    ("cold_measurement", "cold", coverage(covered=True, missing=[]), True, "cold start"),
+    ("cold_measurement", "cold", coverage(covered=True, missing=[]), True, "was empty"),
     ("benchmark", "require", coverage(covered=True, missing=[]), True, "all 12 keys"),
     ("benchmark", "seed", coverage(covered=True, missing=[]), True, "all 12 keys"),
     ("seeding_pass", "seed", coverage(), True, "graph f is missing"),
@@ -97,7 +97,22 @@ PURPOSES = [
 
 @pytest.mark.parametrize(("kind", "policy", "seen", "compiled", "said"), PURPOSES)
 def test_what_a_run_is_good_for(kind: str, policy: str, seen: dict[str, Any], compiled: bool, said: str) -> None:
-    found, why = purpose_of(policy, seen, compiled=compiled)
+    found, why = purpose_of(policy, seen, absent("x").to_json(), compiled=compiled)
+    assert found == kind
+    assert said in why
+
+
+@pytest.mark.parametrize(
+    ("before", "kind", "said"),
+    [
+        (absent("x").to_json(), "cold_measurement", "was empty"),
+        (observed({"keys": 0, "binaries": 0}, "x").to_json(), "cold_measurement", "was empty"),
+        (observed({"keys": 3, "binaries": 0}, "x").to_json(), "seeding_pass", "held 3 keys and 0 binaries"),
+        (unavailable("x", "it is not ours").to_json(), "seeding_pass", "could not be seen"),
+    ],
+)
+def test_asking_for_a_cold_start_makes_none(before: dict[str, Any], kind: str, said: str) -> None:
+    found, why = purpose_of("cold", coverage(), before, compiled=True)
     assert found == kind
     assert said in why
 
