@@ -64,8 +64,11 @@ def test_looks_begin_after_a_second_of_silence_and_one_is_deep_after_two(tmp_pat
     deep = [look for look in looks if look.depth == "deep"]
     assert [round(age_s(look)) for look in deep] == [2, 10]  # and the last one, before the run is ended
     assert deep[-1] is looks[-1]
-    gaps = [after.at_ns - before.at_ns for before, after in itertools.pairwise(looks)]
-    assert all(gap >= 0.2e9 for gap in gaps)
+    # Shallow looks keep their distance from one another. A deep one comes when its own reason does, which may be at once
+    # after a shallow one: how far apart those two are depends on what a look costs on this machine.
+    shallow = [look for look in looks if look.depth == "shallow"]
+    assert len(shallow) >= 2
+    assert all(after.at_ns - before.at_ns >= 0.5e9 for before, after in itertools.pairwise(shallow))
     assert [look.number for look in looks] == list(range(1, len(looks) + 1))
     kept = [look_of(line) for line in paths.looks.read_bytes().splitlines()]
     assert kept == looks
