@@ -9,6 +9,7 @@ exits.json          each rank's end as the supervisor saw it; replaced atomicall
 looks.jsonl         what the ranks looked like from outside when nothing moved; one look a line, appended
 named.jsonl         what was concluded from the looks while the ranks ran, and when; one finding a line, appended
 looks/              what hung ranks answered, verbatim: <look>-<rank>-flight.json, <look>-<rank>-stack.txt
+stdout.log, stderr.log   of a launched command, whose ranks share them
 reserve             preallocated bytes, given back when the record must be written to a full disk
 supervisor.lock     held (flock) by the supervising process for as long as it lives
 record.json         the sealed bytes, once there are any
@@ -20,6 +21,8 @@ observed.json   what the rank saw of itself: device, torch, process group, data 
 end.json        the clean end marker: losses, peaks, tokens; written last
 error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
 stdout.log, stderr.log
+claim.json      of a launched command: which process is the rank (measure/claim.py)
+earlier/<n>/    of a launched command: the same files of the rank's earlier lives
 """
 
 from __future__ import annotations
@@ -102,6 +105,11 @@ class RankPaths:
     def stderr(self) -> Path:
         return self.root / "stderr.log"
 
+    @property
+    def claim(self) -> Path:
+        """Which process of a launched command is this rank (measure/claim.py)."""
+        return self.root / "claim.json"
+
 
 @dataclass(frozen=True)
 class AttemptPaths:
@@ -149,6 +157,15 @@ class AttemptPaths:
     def look_dumps(self) -> Path:
         """Directory of what ranks answered when they were asked."""
         return self.root / "looks"
+
+    @property
+    def command_stdout(self) -> Path:
+        """What a launched command printed, its ranks together."""
+        return self.root / "stdout.log"
+
+    @property
+    def command_stderr(self) -> Path:
+        return self.root / "stderr.log"
 
     @property
     def reserve(self) -> Path:

@@ -12,11 +12,13 @@ from typing import Any, Final, Literal
 
 from lanemark.records.encoding import digest, encode
 from lanemark.records.errors import UsageError
+from lanemark.records.script import ScriptAsked
 
 Lane = Literal["training", "sparse", "promotion"]
-Mode = Literal["single", "ddp", "fsdp2"]
-Posture = Literal["eager", "regional", "model"]
-Dtype = Literal["fp32", "bf16"]
+#: `any`, as for a GPU: nothing was asked for. Only a command of the user's own leaves these open.
+Mode = Literal["single", "ddp", "fsdp2", "any"]
+Posture = Literal["eager", "regional", "model", "any"]
+Dtype = Literal["fp32", "bf16", "any"]
 
 LANES: Final = ("training", "sparse", "promotion")
 MODES: Final = ("single", "ddp", "fsdp2")
@@ -79,11 +81,19 @@ def parse_gpu(text: str) -> GpuSpec:
     return GpuSpec(name, pin == "!", pin == "+", int(count_text) if count_text else None)
 
 
+#: What `preset` says of a command of the user's own, whose model no recipe names.
+SCRIPT_PRESET: Final = "script"
+#: What a case of a command does not pin: the command decides it, and nobody knows it before.
+_NOT_A_SCRIPTS: Final = ("dtype", "sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s")
+
+
 @dataclass(frozen=True)
 class DataAsked:
-    """Which tokens the case asks for. `dataset_digest` is None for synthetic tokens, which are no dataset."""
+    """Which tokens the case asks for. `dataset_digest` is None for synthetic tokens, which are no dataset, and for those
+    that a command brings along (`own`), which nothing identifies.
+    """
 
-    kind: Literal["shards", "synthetic"]
+    kind: Literal["shards", "synthetic", "own"]
     dataset_digest: str | None = None
 
 
@@ -115,6 +125,8 @@ class Case:
             policy, which gives its reason.
         collective_timeout_s: how long a rank may wait in a collective once nothing is left to compile; seconds. The
             default is torch's own for NCCL (torch.distributed.constants).
+        script: there for a command that Lanemark launches once and whose ranks it finds; such a case pins the command,
+            the window and what is declared of it, and leaves mode, posture and precision open.
     """
 
     lane: Lane
@@ -138,11 +150,16 @@ class Case:
     wall_s: float = 3600.0
     prewarm: Literal["auto", "off"] = "auto"
     collective_timeout_s: float = 600.0
+    script: ScriptAsked | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The case as plain JSON; `Case.from_json` reads it back."""
         doc = asdict(self)
         doc["command"] = list(self.command)
+        del doc["script"]
+        if self.script is not None:
+            doc = {name: value for name, value in doc.items() if name not in _NOT_A_SCRIPTS}
+            doc["script"] = self.script.to_json()
         if self.data.dataset_digest is None:
             del doc["data"]["dataset_digest"]
         return doc
@@ -154,6 +171,9 @@ class Case:
         if not isinstance(doc, dict) or not set(doc) <= known:
             raise ValueError(f"not a case: unknown keys {sorted(set(doc) - known)[:5]}")
         data = doc["data"]
+        if "script" in doc:
+            left_open = {"dtype": "any", "sequence": 1, "micro_batch": 1, "script": ScriptAsked.from_json(doc["script"])}
+            doc = {**doc, **left_open}
         return cls(**{**doc, "data": DataAsked(**data), "command": tuple(doc.get("command", ()))})
 
     @property

@@ -11,7 +11,7 @@ from torch import nn
 
 from lanemark.lanes.presets import CLIP_NORM, Preset, preset
 from lanemark.records.errors import UsageError
-from lanemark.stack.facts import device_facts, guarded, torch_facts
+from lanemark.measure.torch_facts import device_facts, guarded, torch_facts
 from lanemark.stack.parallel import (
     autocasts,
     build,
