@@ -12,18 +12,25 @@ from typing import Any, Final, Literal
 
 from lanemark.records.encoding import digest, encode
 from lanemark.records.errors import UsageError
+from lanemark.records.questions import PromotionAsked, SparseAsked
 from lanemark.records.script import ScriptAsked
 
 Lane = Literal["training", "sparse", "promotion"]
 #: `any`, as for a GPU: nothing was asked for. Only a command of the user's own leaves these open.
 Mode = Literal["single", "ddp", "fsdp2", "any"]
 Posture = Literal["eager", "regional", "model", "any"]
-Dtype = Literal["fp32", "bf16", "any"]
+Dtype = Literal["fp32", "bf16", "fp16", "any"]
 
 LANES: Final = ("training", "sparse", "promotion")
 MODES: Final = ("single", "ddp", "fsdp2")
 POSTURES: Final = ("eager", "regional", "model")
+#: Precisions of the training and sparse lanes; `fp16` is tested by the promotion lane alone.
 DTYPES: Final = ("fp32", "bf16")
+#: Fields of a lane that takes optimizer steps. A case of another lane does not have them.
+STEP_FIELDS: Final = (
+    "steps", "warmup", "sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s",
+)  # fmt: skip
+_STEP_COUNTS: Final = frozenset({"steps", "warmup", "sequence", "micro_batch"})
 
 #: GPU names that Modal and the field use (facts: modal.com/docs/guide/gpu); `any` and `cpu` are ours.
 GPU_NAMES: Final = (
@@ -126,7 +133,12 @@ class Case:
         collective_timeout_s: how long a rank may wait in a collective once nothing is left to compile; seconds. The
             default is torch's own for NCCL (torch.distributed.constants).
         script: there for a command that Lanemark launches once and whose ranks it finds; such a case pins the command,
-            the window and what is declared of it, and leaves mode, posture and precision open.
+            the window and what is declared of it, and leaves mode, posture and precision open (`any`).
+        sparse: the sparse lane's own question; None in any other lane.
+        promotion: the promotion lane's own question; None in any other lane.
+
+    The fields of `STEP_FIELDS` belong to the training lane. In a case of another lane they say nothing, their counts
+    are 0, and its JSON leaves them out.
     """
 
     lane: Lane
@@ -151,12 +163,36 @@ class Case:
     prewarm: Literal["auto", "off"] = "auto"
     collective_timeout_s: float = 600.0
     script: ScriptAsked | None = None
+    sparse: SparseAsked | None = None
+    promotion: PromotionAsked | None = None
+
+    def __post_init__(self) -> None:
+        asked = {"sparse": self.sparse, "promotion": self.promotion}
+        for lane, question in asked.items():
+            if (question is not None) != (self.lane == lane):
+                has = "lacks" if question is None else "has"
+                raise ValueError(f"a case of the {self.lane} lane {has} a question of the {lane} lane")
+        if self.script is not None and (self.lane != "training" or not self.command):
+            raise ValueError("only the training lane measures a command, and then the case has one")
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether its ranks take optimizer steps, and so leave samples of them."""
+        return self.lane == "training"
 
     def to_json(self) -> dict[str, Any]:
         """The case as plain JSON; `Case.from_json` reads it back."""
         doc = asdict(self)
         doc["command"] = list(self.command)
-        del doc["script"]
+        for question in ("sparse", "promotion", "script"):
+            del doc[question]
+        if not self.takes_steps:
+            for name in STEP_FIELDS:
+                del doc[name]
+        if self.sparse is not None:
+            doc["sparse"] = self.sparse.to_json()
+        if self.promotion is not None:
+            doc["promotion"] = self.promotion.to_json()
         if self.script is not None:
             doc = {name: value for name, value in doc.items() if name not in _NOT_A_SCRIPTS}
             doc["script"] = self.script.to_json()
@@ -170,11 +206,29 @@ class Case:
         known = {f.name for f in fields(cls)}
         if not isinstance(doc, dict) or not set(doc) <= known:
             raise ValueError(f"not a case: unknown keys {sorted(set(doc) - known)[:5]}")
-        data = doc["data"]
         if "script" in doc:
-            left_open = {"dtype": "any", "sequence": 1, "micro_batch": 1, "script": ScriptAsked.from_json(doc["script"])}
-            doc = {**doc, **left_open}
-        return cls(**{**doc, "data": DataAsked(**data), "command": tuple(doc.get("command", ()))})
+            pinned = set(doc) & set(_NOT_A_SCRIPTS)
+            if pinned:
+                raise ValueError(f"not a case: a command decides {min(pinned)} itself")
+            left_open = {"dtype": "any", "sequence": 1, "micro_batch": 1}
+            doc = {**doc, **left_open, "script": ScriptAsked.from_json(doc["script"])}
+        alone = {name for name in STEP_FIELDS if name in doc}
+        if doc["lane"] == "training" and not alone >= _STEP_COUNTS:
+            raise ValueError("not a case of the training lane: it takes no steps")
+        if doc["lane"] != "training" and alone:
+            raise ValueError(f"not a case: only the training lane has {min(alone)}")
+        none = {} if alone else dict.fromkeys(_STEP_COUNTS, 0)
+        sparse, promotion = doc.get("sparse"), doc.get("promotion")
+        return cls(
+            **{
+                **none,
+                **doc,
+                "data": DataAsked(**doc["data"]),
+                "command": tuple(doc.get("command", ())),
+                "sparse": None if sparse is None else SparseAsked.from_json(sparse),
+                "promotion": None if promotion is None else PromotionAsked.from_json(promotion),
+            }
+        )
 
     @property
     def digest(self) -> str:
@@ -183,7 +237,9 @@ class Case:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of the global batch in one optimizer step."""
+        """Tokens of the global batch in one optimizer step: of a command, as declared, and 0 where nobody did."""
+        if self.script is not None:
+            return self.script.tokens_per_step or 0
         return self.nproc * self.micro_batch * self.grad_accum * self.sequence
 
     @property
