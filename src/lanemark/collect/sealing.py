@@ -46,6 +46,8 @@ _ATTEMPT_EVIDENCE: Final = (
     ("exits.json", "application/json"),
     ("looks.jsonl", "application/jsonl"),
     ("named.jsonl", "application/jsonl"),
+    ("stdout.log", "text/plain"),
+    ("stderr.log", "text/plain"),
 )
 _RANK_EVIDENCE: Final = (
     ("beacon.page", "application/octet-stream"),
@@ -58,6 +60,7 @@ _RANK_EVIDENCE: Final = (
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),
     ("stderr.log", "text/plain"),
+    ("claim.json", "application/json"),
 )
 #: `<look>-<rank>-<what>` (lanemark.launch.looking).
 _LOOK_DUMP: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,4}-(flight\.json|stack\.json|stack\.txt)")

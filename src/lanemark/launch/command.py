@@ -18,6 +18,7 @@ carries the attempt's mark.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -35,6 +36,7 @@ from lanemark.launch import guard
 from lanemark.launch.command_environment import command_settings, hook_path
 from lanemark.launch.environment import apply_settings, choose_cache_directory
 from lanemark.launch.guarding import dismiss_guard, start_guard
+from lanemark.launch.local import LocalSurface
 from lanemark.launch.processes import (
     ProcessStat,
     adopt_orphans,
@@ -53,6 +55,7 @@ from lanemark.launch.surface import (
     Placement,
     RankStatus,
     SignalSent,
+    Surface,
     SurfaceStatus,
 )
 from lanemark.measure.claim import Claim, host_id, read_claim
@@ -89,6 +92,11 @@ class _Run:
     adopted_before: bool = False
     ended_ns: int | None = None
     host: str = field(default_factory=host_id)
+
+
+def local_surface(case: Case, operator: Mapping[str, str] | None = None) -> Surface:
+    """The surface of this host for a case: commands of the user's own are launched once, our ranks one by one."""
+    return LocalSurface(operator) if case.script is None else CommandSurface(operator)
 
 
 class CommandSurface:
@@ -217,20 +225,19 @@ class CommandSurface:
 
 def _start(request: LaunchRequest, paths: AttemptPaths, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     after_fork = dies_with_parent()
-    with open(paths.command_stdout, "ab", buffering=0) as out, open(paths.command_stderr, "ab", buffering=0) as err:
-        with warnings.catch_warnings():
-            # As for ranks of our own: what runs between fork and exec was looked up before and takes no lock.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return subprocess.Popen(
-                request.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=dict(environment),
-                cwd=request.working_directory,
-                start_new_session=True,
-                preexec_fn=after_fork,  # noqa: PLW1509 - see dies_with_parent
-            )
+    with contextlib.ExitStack() as opened, warnings.catch_warnings():
+        # As for ranks of our own: what runs between fork and exec was looked up before and takes no lock.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return subprocess.Popen(
+            request.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=opened.enter_context(open(paths.command_stdout, "ab", buffering=0)),
+            stderr=opened.enter_context(open(paths.command_stderr, "ab", buffering=0)),
+            env=dict(environment),
+            cwd=request.working_directory,
+            start_new_session=True,
+            preexec_fn=after_fork,  # noqa: PLW1509 - see dies_with_parent
+        )
 
 
 def _take_end(run: _Run) -> None:
@@ -320,7 +327,11 @@ def _release(run: _Run) -> None:
         time.sleep(0.02)
     # Orphans of the command are our children now; other code's children are not touched.
     for child in children(os.getpid()):
-        if child.state == "Z" and child.pid != run.process.pid and (child.pid in killed or child.session == run.process.pid):
+        if (
+            child.state == "Z"
+            and child.pid != run.process.pid
+            and (child.pid in killed or child.session == run.process.pid)
+        ):
             reap(child.pid)
     for rank in run.ranks:
         _let_go(rank)

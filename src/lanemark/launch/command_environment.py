@@ -1,8 +1,8 @@
 """The environment of a launched command: what it needs to be found by, and nothing that could change its speed. Pure.
 
-The ranks of the reference stack get a tuned environment; a command of the user's own is measured as it runs without us,
-so that no thread count, no setting of NCCL and no tuning flag is touched. What is set leads its compilers to a cache that
-can be looked at, and makes a failure speak. The operator's own setting wins here as well.
+The ranks of the reference stack get a tuned environment; a command of the user's own is measured as it runs without us:
+no thread count, no setting of NCCL and no tuning flag is touched. What is set leads its compilers to a cache that can
+be looked at, and makes a failure speak. The operator's own setting wins here as well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _LED: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 def command_settings(operator: Mapping[str, str], *, cache: CacheDirectory) -> tuple[Setting, ...]:
     """What is set and scrubbed for a command, in order of name, each with its reason."""
-    settings = [Setting(name[:_MAX_VALUE_CHARS], None, "scrubbed", why) for name in operator if (why := _scrubbed(name))]
+    settings = [
+        Setting(name[:_MAX_VALUE_CHARS], None, "scrubbed", why) for name in operator if (why := _scrubbed(name))
+    ]
     table = [
         ("PYTHONFAULTHANDLER", "1", "a crash in native code leaves the Python stack in the log"),
         ("PYTHONUNBUFFERED", "1", "a killed rank's last lines are in the log and not in a lost buffer"),
@@ -41,7 +43,9 @@ def command_settings(operator: Mapping[str, str], *, cache: CacheDirectory) -> t
     for name, value, reason in table:
         own = operator.get(name)
         settings.append(
-            Setting(name, own[:_MAX_VALUE_CHARS], "operator", _KEPT) if own else Setting(name, value, "lanemark", reason)
+            Setting(name, own[:_MAX_VALUE_CHARS], "operator", _KEPT)
+            if own
+            else Setting(name, value, "lanemark", reason)
         )
     return tuple(sorted(settings, key=lambda setting: setting.name))
 
@@ -49,8 +53,8 @@ def command_settings(operator: Mapping[str, str], *, cache: CacheDirectory) -> t
 def hook_path(operator: Mapping[str, str], package: Path) -> Setting:
     """PYTHONPATH with the import hook first, and the operator's own behind it.
 
-    The directory holds the hook alone, which brings this very package along: to put the directory of an installed one on
-    the path would give the command every other package that is installed there.
+    The directory holds the hook alone, which brings this very package along: to put the directory of an installed one
+    on the path would give the command every other package that is installed there.
 
     Args:
         operator: the environment Lanemark was started in.

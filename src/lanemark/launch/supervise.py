@@ -360,7 +360,7 @@ def _read_page(watch: _Watch, rank: int) -> bool:
 
 
 def _works(watch: _Watch, rank: RankStatus) -> bool:
-    """Whether the rank is in a phase where it may work without a word, and has used the processor since the last round."""
+    """Whether the rank may work without a word in its phase, and has used the processor since the last round."""
     page = watch.beacons[rank.rank]
     if rank.cpu_s is None or page is None or page.phase not in watch.limits.working:
         return False

@@ -25,7 +25,7 @@ _TORCH: Final = "torch"
 
 
 def start() -> None:
-    """Called once a process, before its script. Raises what goes wrong; the caller lets the command run all the same."""
+    """Called once a process, before its script. Raises what goes wrong; the caller lets the command run anyway."""
     if _number("RANK") is not None and _number("WORLD_SIZE") is not None:
         from lanemark.measure.script import script
 
@@ -55,18 +55,21 @@ def _torch_is_here() -> None:
 
 
 class _ImportWatch:
-    """Told when one module is imported, by standing in front of the finders until it is (source: importlib, finders)."""
+    """Told when one module is imported: it stands in front of the finders until then (source: importlib, finders)."""
 
     def __init__(self, name: str, before: Callable[[], None], after: Callable[[], None]) -> None:
         self._name, self._before, self._after = name, before, after
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self,
+        name: str,
+        path: Sequence[str] | None,  # noqa: ARG002 - a finder's signature
+        target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         """The module's own spec with a loader that calls back; for every other module, nothing."""
         if name != self._name:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]  # a finder needs find_spec and nothing else
+        sys.meta_path.remove(self)  # a finder needs find_spec and nothing else
         from importlib.util import find_spec
 
         spec = find_spec(name)

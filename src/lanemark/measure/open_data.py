@@ -33,7 +33,9 @@ class DataSeen:
         given = (os.environ.get(name) for name in named)
         # TMPDIR is where compilers leave headers, when it is ours; the system's own may well hold data.
         self._programs = tuple(
-            os.path.realpath(place).rstrip("/") + "/" for place in (*places, *given) if place and place != "/tmp"  # noqa: S108
+            os.path.realpath(place).rstrip("/") + "/"
+            for place in (*places, *given)
+            if place and place != "/tmp"  # noqa: S108
         )
 
     def look(self) -> None:
@@ -79,7 +81,9 @@ def _open_files(pid: int) -> set[str]:
             try:
                 name = os.readlink(f"/proc/{pid}/fd/{fd}")
                 flags = next(
-                    line for line in Path(f"/proc/{pid}/fdinfo/{fd}").read_text("ascii").splitlines() if line[:6] == "flags:"
+                    line
+                    for line in Path(f"/proc/{pid}/fdinfo/{fd}").read_text("ascii").splitlines()
+                    if line[:6] == "flags:"
                 )
             except (OSError, StopIteration):
                 continue

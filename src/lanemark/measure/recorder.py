@@ -67,7 +67,7 @@ class StepRecorder:
         return self._step
 
     def begin(self, since_ns: int | None = None) -> None:
-        """The first step begins now, or began at `since_ns` where that is only known once it is over; phase `warmup`."""
+        """The first step begins now, or began at `since_ns` where only its end could be seen; phase `warmup`."""
         self._beacon.enter("warmup")
         self._begin_ns = self._data_ready_ns = monotonic_ns() if since_ns is None else since_ns
         if self._stamps_data:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from lanemark.measure.beacon import Beacon, Phase
 from lanemark.measure.claim import Claim, FoundBy, host_id, read_claim, start_ticks, take
@@ -120,7 +120,7 @@ class Script:
         self._began_ns = monotonic_ns()
 
     def torch_came(self, probes: Probes) -> None:
-        """torch is imported: its probes can be asked from now on."""
+        """Torch is imported: its probes can be asked from now on."""
         self.probes = probes
         self.enter("build")
         if self.attempt is not None and self.claim_held is None and self._case()["nproc"] == 1:
@@ -155,7 +155,9 @@ class Script:
             case = self._case()
             self._steps, self._warmup = int(case["steps"]), int(case["warmup"])
             self._boundary = self._warmup
-            assert self._paths is not None and self.beacon is not None and self.claim_held is not None
+            assert self._paths is not None
+            assert self.beacon is not None
+            assert self.claim_held is not None
             file = SampleFile.create(
                 self._paths.samples, rank=self.claim_held.rank, warmup=self._warmup, rows=self._steps
             )
@@ -222,7 +224,8 @@ class Script:
 
     def _open(self, recorder: StepRecorder) -> None:
         """The warm-up is over. What is looked at here takes its time between two steps, in none of them."""
-        assert self._paths is not None and self.claim_held is not None
+        assert self._paths is not None
+        assert self.claim_held is not None
         probes = self.probes
         if probes is not None:
             probes.synchronize()
@@ -240,7 +243,8 @@ class Script:
         recorder.open_window()
 
     def _close(self, recorder: StepRecorder) -> None:
-        assert self._paths is not None and self.claim_held is not None
+        assert self._paths is not None
+        assert self.claim_held is not None
         probes = self.probes
         if probes is not None:
             probes.synchronize()
@@ -305,36 +309,30 @@ class Script:
         assert self.attempt is not None
         doc = json.loads(self.attempt.case.read_bytes())
         if not isinstance(doc, dict):
-            raise ValueError("the case is no object")
+            raise TypeError("the case is no object")
         return doc
 
 
-class Probes:
+class Probes(Protocol):
     """What is asked of torch, by `torch_hooks`; here so that this module needs none."""
 
     def watch(self, beacon: Beacon, paths: RankPaths) -> None:
         """The rank has a page: collectives and compilations can be shown on it."""
-        raise NotImplementedError
 
     def group(self) -> tuple[int, int] | None:
         """Rank and world size by the process group, or None where there is none."""
-        raise NotImplementedError
 
     def synchronize(self) -> None:
         """Return when the device is done."""
-        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         """For `observed.json`."""
-        raise NotImplementedError
 
     def at_end(self) -> dict[str, Any]:
         """For `end.json`, beyond what needs no torch."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """The process ends."""
-        raise NotImplementedError
 
 
 def _number(name: str, otherwise: int) -> int:

@@ -1,7 +1,7 @@
 """What is hooked in torch when a launched command imports it, through public places only, and what is looked at later.
 
     optimizer steps     torch.optim.optimizer.register_optimizer_step_post_hook: the zero-line way of counting steps
-    the process group   torch.distributed.init_process_group: a phase on the page, and the rank where only the group knows
+    the process group   torch.distributed.init_process_group: a phase on the page, and the rank where no variable has it
     compilations        torch.compile: from its first call on they are watched, and what it was given is remembered
 
 Nothing is imported that the script does not import: the compiler's callbacks live in a module that takes a second to
@@ -160,9 +160,7 @@ class TorchProbes(Probes):
         doc["compile_observed"] = guarded(lambda: trained.posture(self._compilations()), "calls of torch.compile")
         doc["parameters"] = guarded(trained.parameters, "parameters of the optimizer that stepped")
         doc["parameter_dtypes"] = guarded(trained.dtypes, "parameters of the optimizer that stepped")
-        doc["threads"] = guarded(
-            lambda: observed(int(self._torch.get_num_threads()), "torch.get_num_threads"), "torch"
-        )
+        doc["threads"] = guarded(lambda: observed(int(self._torch.get_num_threads()), "torch.get_num_threads"), "torch")
         if "compile_hooks" not in doc:
             doc["compile_hooks"] = absent("torch.compile", "it was not called").to_json()
         doc["packages"] = {"torch": observed(value=True, source="imported by this rank").to_json()}

@@ -91,13 +91,14 @@ def parse_gpu(text: str) -> GpuSpec:
 #: What `preset` says of a command of the user's own, whose model no recipe names.
 SCRIPT_PRESET: Final = "script"
 #: What a case of a command does not pin: the command decides it, and nobody knows it before.
-_NOT_A_SCRIPTS: Final = ("dtype", "sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s")
+_NOT_A_SCRIPTS: Final = ("sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s")
 
 
 @dataclass(frozen=True)
 class DataAsked:
-    """Which tokens the case asks for. `dataset_digest` is None for synthetic tokens, which are no dataset, and for those
-    that a command brings along (`own`), which nothing identifies.
+    """Which tokens the case asks for. `dataset_digest` is None for synthetic tokens, which are no dataset.
+
+    `own`: a command brings its tokens along, and nothing identifies them.
     """
 
     kind: Literal["shards", "synthetic", "own"]
@@ -210,8 +211,7 @@ class Case:
             pinned = set(doc) & set(_NOT_A_SCRIPTS)
             if pinned:
                 raise ValueError(f"not a case: a command decides {min(pinned)} itself")
-            left_open = {"dtype": "any", "sequence": 1, "micro_batch": 1}
-            doc = {**doc, **left_open, "script": ScriptAsked.from_json(doc["script"])}
+            doc = {**doc, "sequence": 1, "micro_batch": 1, "script": ScriptAsked.from_json(doc["script"])}
         alone = {name for name in STEP_FIELDS if name in doc}
         if doc["lane"] == "training" and not alone >= _STEP_COUNTS:
             raise ValueError("not a case of the training lane: it takes no steps")

@@ -24,5 +24,5 @@ class ScriptAsked:
     def from_json(cls, doc: Any) -> ScriptAsked:
         """Read back `to_json`. Raises ValueError or TypeError for anything else."""
         if not isinstance(doc, dict):
-            raise ValueError("not what a case says of a command")
+            raise TypeError("not what a case says of a command")
         return cls(**doc)

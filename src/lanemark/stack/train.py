@@ -250,8 +250,8 @@ def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -
     import torch
     import torch.distributed as dist
 
-    from lanemark.measure.peaks import memory_peaks
     from lanemark.measure.cache_use import cache_use
+    from lanemark.measure.peaks import memory_peaks
 
     mean = torch.stack(consumed.losses).float().to(device)
     dist.all_reduce(mean)  # a sum: one rank's NaN or infinity stays one in everybody's mean

@@ -41,7 +41,8 @@ def _bring_lanemark() -> None:
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     init = os.path.join(package, "__init__.py")
     spec = spec_from_file_location("lanemark", init, submodule_search_locations=[package])
-    assert spec is not None and spec.loader is not None, "a file's spec has a loader"
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{init} cannot be loaded")
     module = module_from_spec(spec)
     sys.modules["lanemark"] = module
     spec.loader.exec_module(module)
