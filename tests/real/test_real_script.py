@@ -25,7 +25,7 @@ def run(home: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "lanemark", "run", "training", "--json", "--gpu", "cpu", *words],
         capture_output=True, text=True, timeout=170, check=False, cwd=home,
-        env={**os.environ, "LANEMARK_HOME": str(home / "home")},
+        env={**os.environ, "LANEMARK_HOME": str(home / "home"), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     said = json.loads(done.stdout) if done.stdout else {}
     assert "record_path" in said, done.stderr
@@ -97,3 +97,40 @@ def test_it_is_shown_cited_and_verified(launched: Any, tmp_path: Path) -> None:
     assert lanemark("report", said["record_id"], "-o", str(tmp_path / "page.html")).returncode == 0
     assert "steps/s" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert lanemark("doctor", said["run_id"]).returncode == 0
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("program", "way", "tokens_per_step", "needs"),
+    [
+        (EXAMPLES / "train_hf.py", "callback", 4 * 2 * 32, "transformers"),
+        (EXAMPLES / "train_lightning.py", "callback", 8 * 2, "lightning"),
+        (PROGRAMS / "train_accelerate.py", "callback", 8, "accelerate"),
+    ],
+    ids=["hf", "lightning", "accelerate"],
+)
+def test_a_frameworks_callback_counts_its_steps(
+    tmp_path: Path, program: Path, way: str, tokens_per_step: int, needs: str
+) -> None:
+    pytest.importorskip(needs, reason=f"{needs} is not installed")
+    said, predicate = run(tmp_path, "--steps", "14", "--warmup", "4", "--", sys.executable, str(program), "16")
+    assert said["receipt"], said
+    training = predicate["training"]
+    assert value_of(training["script"]["measured_by"]) == way
+    assert training["tokens_per_step"] == tokens_per_step
+    assert value_of(training["tokens_per_s"]) > 0
+
+
+def test_the_nanogpt_style_example_has_a_throughput_a_loss_and_a_data_path(tmp_path: Path) -> None:
+    data = tmp_path / "bytes.bin"
+    data.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 8000)
+    command = [sys.executable, str(EXAMPLES / "train_gpt.py"), "--data", str(data), "--steps", "24"]
+    said, predicate = run(tmp_path, "--steps", "22", "--warmup", "4", "--", *command)
+    assert said["receipt"], said
+    assert predicate["training"]["tokens_per_step"] == 8 * 64
+    assert value_of(predicate["training"]["loss"]["last"]) is not None
+    assert value_of(predicate["data"]["path_class"]) is not None
+    assert predicate["data"]["paths"][0]["name"] == "bytes.bin"
+    assert "loss_unseen" not in {finding["kind"] for finding in predicate["findings"]}
