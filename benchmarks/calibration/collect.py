@@ -37,7 +37,8 @@ def one_run(home: Path, arguments: list[str], before: list[str]) -> tuple[list[i
     Raises:
         RuntimeError: the run was no good; its last words are in the message.
     """
-    command = [*before, sys.executable, "-m", "lanemark", "run", "training", *arguments, "--data", "synthetic", "--json"]
+    lanemark = [*before, sys.executable, "-m", "lanemark"]
+    command = [*lanemark, "run", "training", *arguments, "--data", "synthetic", "--json"]
     env = {**os.environ, "LANEMARK_HOME": str(home)}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=env)
     if ended.returncode != 0:
