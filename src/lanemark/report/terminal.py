@@ -172,6 +172,8 @@ def _digest(key: str) -> Callable[[Mapping[str, Any]], str]:
 
 def _tokens_per_s(row: Mapping[str, Any]) -> str:
     """A throughput only where it may be quoted: see `lanemark.report.headline.receipt_of`."""
+    if row.get("lane", "training") != "training":
+        return "-"  # only the training lane has one
     figure = row.get("tokens_per_s")
     if not row.get("receipt") or figure is None or row.get("outcome") != "ok":
         return "no receipt"
