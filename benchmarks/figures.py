@@ -158,6 +158,14 @@ FIGURES: Final = (
         meaning="time a record to rebuild the index from the files, each read and hashed",
     ),
     Figure(
+        name="ledger.stream_1m_mb",
+        module="ledger",
+        sense="<=",
+        limit=10,
+        unit="MB",
+        meaning="memory that reading every row of a million records takes",
+    ),
+    Figure(
         name="ledger.verify_cpu_ms",
         module="ledger",
         sense="<=",
