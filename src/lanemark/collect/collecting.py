@@ -40,6 +40,7 @@ from lanemark.collect.steps import (
     NoteIds,
     Seal,
     Snapshot,
+    applied,
     overdue,
     step,
 )
@@ -343,9 +344,7 @@ class _Collection:
         """One action, durably. Returns the manifest as it is on disk then."""
         handlers: dict[type, Callable[[], Manifest]] = {
             Look: lambda: self._look(manifest),
-            NoteIds: lambda: self._keep(replace(manifest, ids={**manifest.ids, **action.ids})),
-            Enter: lambda: self._keep(manifest.moved(action.state, action.reason)),
-            Conclude: lambda: self._keep(replace(manifest, end=action.end)),
+            **dict.fromkeys((NoteIds, Enter, Conclude), lambda: self._keep(applied(manifest, action))),
             Snapshot: lambda: self._snapshot(manifest, action.name),
             Fetch: lambda: self._fetched(manifest),
             Seal: lambda: self._seal(manifest, action),
