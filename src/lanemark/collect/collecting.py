@@ -181,7 +181,7 @@ class _Collection:
 
     def go(self) -> Collected:
         manifest = load_or_recover(self._paths)
-        if manifest.state.final and manifest.appended and manifest.recovered is None:
+        if manifest.state.final and manifest.appended:
             return Collected(manifest.run_id, "done", manifest=manifest)
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
