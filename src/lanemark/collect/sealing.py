@@ -182,6 +182,16 @@ def _outcome(ending: Ending, cause: Finding | None) -> tuple[State, str]:
     return State.OK, "every rank ended cleanly"
 
 
+def _with_ids(host: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """`host.json`, with a rented place's ids from the manifest where the worker did not live to write them."""
+    surface = host.get("surface")
+    found = dict(surface) if isinstance(surface, dict) else {}
+    for name in ("app_id", "call_id"):
+        if name in manifest.ids and name not in found:
+            found[name] = observed(manifest.ids[name], "attempt.json, as the surface gave it").to_json()
+    return {**host, "surface": found} if found else host
+
+
 def _collector(
     paths: AttemptPaths, manifest: Manifest, ending: Ending, evidence: tuple[Evidence, ...]
 ) -> dict[str, Any]:
@@ -229,7 +239,7 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
     return AttemptFacts(
         manifest={**manifest.to_json(), "collector": _collector(paths, manifest, ending, evidence)},
         case=case,
-        host=read_json(paths.host) or {},
+        host=_with_ids(read_json(paths.host) or {}, manifest),
         host_end=read_json(paths.host_end) or {},
         launch=launch,
         ranks=ranks,
