@@ -58,5 +58,6 @@ def report(manifest: Manifest, home: Home, *, as_json: bool) -> int:
         )
     else:
         print(f"{manifest.run_id}  {manifest.state.value}  {manifest.transitions[-1].reason}")
-        advise(f"lanemark: its record: `lanemark collect {manifest.run_id} --wait`; to end it: `lanemark cancel`")
+        run_id = manifest.run_id
+        advise(f"lanemark: its record: `lanemark collect {run_id} --wait`; to end it: `lanemark cancel {run_id}`")
     return 0
