@@ -54,6 +54,22 @@ FIGURES: Final = (
         meaning="CPU time of `lanemark --help` in a fresh process",
     ),
     Figure(
+        name="collect.thousand_s",
+        module="detached",
+        sense="<=",
+        limit=30,
+        unit="s",
+        meaning="time to collect 1,000 finished detached runs: fetched, sealed and in the ledger, durably",
+    ),
+    Figure(
+        name="detach.return_s",
+        module="detached",
+        sense="<=",
+        limit=1,
+        unit="s",
+        meaning="from the end of validation to the return of `run --detach`",
+    ),
+    Figure(
         name="hang.false_alarms_in_20",
         module="hang",
         sense="<=",

@@ -5,6 +5,7 @@
     │   └── DataError       exit 2   data or a file named by the request is missing, truncated or mislabelled
     ├── GateRefused         exit 4   a gate would not start the run; `remedy` is the command that satisfies it
     ├── RunFailed           exit 1   the run ended badly (a record exists and says how)
+    ├── SurfaceError        exit 1   the place where a run happens could not be asked; the run itself may be well
     ├── StageError          exit 1   staging did not end in verified data; what was there before is as it was
     ├── RecordError         exit 1   a record cannot be read, or does not verify
     └── LedgerError         exit 1   the ledger or an attempt directory cannot be used
@@ -89,6 +90,8 @@ SLUGS: Final[dict[str, str]] = {
     "figures-not-derived": "The record's figures do not follow from its own evidence",
     "lane-not-shown": "Records of that lane cannot be shown by this version",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
+    # surfaces
+    "surface-unreachable": "The surface could not be asked",
     # signatures and the log
     "cryptography-missing": "Signing and checking signatures need `cryptography`, which this interpreter does not have",
     "key-exists": "A key file exists already",
@@ -156,6 +159,10 @@ class GateRefused(LanemarkError):  # noqa: N818 - a refusal is not a fault; the 
 
 class RunFailed(LanemarkError):  # noqa: N818 - reads as the outcome it reports
     """The run ended badly: exit 1, and a record exists that says how."""
+
+
+class SurfaceError(LanemarkError):
+    """A surface could not be asked about a run: exit 1. Nothing is concluded from that, and the run may go on."""
 
 
 class StageError(LanemarkError):
