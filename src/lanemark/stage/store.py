@@ -191,8 +191,9 @@ class Store:
             options["range"] = (start, stop)
         result = self._obstore.get(self._client, found.name, options=options)
         meta = result.meta
-        # Some servers do not know If-Match, and answer with whatever is there now.
-        if found.etag is not None and meta["e_tag"] is not None and meta["e_tag"] != found.etag:
+        # Some servers do not know If-Match, and answer with whatever is there now; some list tags without their quotes.
+        tags = [tag.strip('"') for tag in (found.etag, meta["e_tag"]) if tag is not None]
+        if len(set(tags)) > 1:
             raise self._changed(found.name, "replaced")
         if int(meta["size"]) != found.bytes:
             raise self._changed(found.name, "replaced")
