@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from lanemark.cli.artifacts import with_artifacts
 from lanemark.cli.deciding import Decided
 from lanemark.cli.parsing import advise, print_json
 from lanemark.cli.places import place_named
@@ -22,7 +24,7 @@ _REQUESTS: dict[str, Callable[[Case, Placement], LaunchRequest]] = {
 }
 
 
-def leave(decided: Decided, home: Home, *, argv: list[str]) -> Manifest:
+def leave(decided: Decided, home: Home, *, argv: list[str], artifacts: Mapping[str, Any] | None = None) -> Manifest:
     """Prepare an attempt and leave it with its surface. Returns as soon as it is handed over.
 
     Raises:
@@ -38,7 +40,8 @@ def leave(decided: Decided, home: Home, *, argv: list[str]) -> Manifest:
         kept["data_dir"] = str(placement.data_dir)
     if placement.cache_dir is not None:
         kept["cache_dir"] = str(placement.cache_dir)
-    attempt = prepare(home, case, argv=argv, placement=kept, data=decided.tokens.doc, hold=True)
+    data = with_artifacts(decided.tokens.doc, artifacts or {})
+    attempt = prepare(home, case, argv=argv, placement=kept, data=data, hold=True)
     advise(f"lanemark: {attempt.paths.run_id}: prepared")
     handover = Handover(attempt.manifest, placement, decided.start, decided.capture_to)
     return hand_over(home, attempt, surface, request, handover)

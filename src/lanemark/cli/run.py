@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from lanemark.cli.artifacts import add_artifacts, resolve_artifacts, with_artifacts
 from lanemark.cli.asked import Asked, add_arguments, understand
 from lanemark.cli.deciding import Decided, decide
 from lanemark.cli.gates import compiler, devices, disk_room, home_writable, training_stack
@@ -33,6 +36,7 @@ def main(args: list[str]) -> int:
     """Run one benchmark. Exit 0 done and healthy, 1 the run failed (a record exists), 2 bad input, 4 a gate refused."""
     verb = parser("run", "Run a benchmark and leave one sealed record. The training and the sparse lane can be run.")
     add_arguments(verb)
+    add_artifacts(verb)
     add_repeating(verb)
     verb.add_argument(
         "--detach", action="store_true", help="check all, launch, and leave; `lanemark collect` has the record"
@@ -46,11 +50,12 @@ def main(args: list[str]) -> int:
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
     decided = prepare_run(asked, place, words)
+    artifacts, argv = resolve_artifacts(options.artifacts, place), ["lanemark", "run", *args]
     if options.detach:
         from lanemark.cli.leaving import leave, report
 
-        return report(leave(decided, place, argv=["lanemark", "run", *args]), place, as_json=options.json)
-    done = run(decided, place, argv=["lanemark", "run", *args])
+        return report(leave(decided, place, argv=argv, artifacts=artifacts), place, as_json=options.json)
+    done = run(decided, place, argv=argv, artifacts=artifacts)
     return _report(done, as_json=options.json)
 
 
@@ -83,9 +88,12 @@ def prepare_run(asked: Asked, place: Home, words: list[str]) -> Decided:
     return warm_up_cache(decided, words)
 
 
-def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
+def run(
+    decided: Decided, place: Home, *, argv: list[str], artifacts: Mapping[str, Any] = MappingProxyType({})
+) -> Conducted:
     """Prepare and conduct one attempt in this process, with progress on stderr and signals turned into an ending."""
     case, placement = decided.case, decided.placement
+    data = with_artifacts(decided.tokens.doc, artifacts)
     kept = {"cwd": os.getcwd()}
     if placement.data_dir is not None:
         kept["data_dir"] = str(placement.data_dir)
@@ -94,7 +102,7 @@ def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
     with StopSignals() as stop:
 
         def once(findings: tuple[Finding, ...]) -> Conducted:
-            attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc, hold=True)
+            attempt = prepare(place, case, argv=argv, placement=kept, data=data, hold=True)
             advise(f"lanemark: {attempt.paths.run_id}: {asked_in_words(case)}")
             watcher = Watcher(attempt)
             try:

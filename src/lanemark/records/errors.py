@@ -42,6 +42,8 @@ SLUGS: Final[dict[str, str]] = {
     "shard-truncated": "A shard is shorter than its header says",
     "shard-mislabelled": "A file is not a token shard of the expected layout",
     "manifest-invalid": "The manifest beside the shards cannot be used",
+    "artifacts-invalid": "The list of pinned artifacts cannot be used",
+    "artifacts-unpinned": "The source of artifacts pins none of them",
     "manifest-mismatch": "A shard is not the one its manifest describes",
     "vocab-mismatch": "A token id is outside the preset's vocabulary",
     "corpus-empty": "No source files were found to build a corpus from",
