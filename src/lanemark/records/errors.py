@@ -35,6 +35,8 @@ SLUGS: Final[dict[str, str]] = {
     "watch-empty": "No record matches, so that there is no series to watch",
     "against-invalid": "What a run is to be repeated against cannot be meant",
     "cache-source-invalid": "A source of a compile cache is none that can be read",
+    "promotion-case-invalid": "No case of the parity matrix has that name",
+    "candidate-unknown": "No kernel path has that name",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
