@@ -64,7 +64,7 @@ def gathered(q: Tensor, k: Tensor, v: Tensor, indices: Tensor, scale: float):
     group = q.shape[1] // k.shape[1]
     chosen, holds = indices.clamp_min(0).long(), (indices >= 0)[:, None]
     rows = [
-        torch.stack([x[b].repeat_interleave(group, 0)[:, chosen[b]] for b in range(q.shape[0])]).float() for x in (k, v)
+        torch.stack([x[b].float().repeat_interleave(group, 0)[:, chosen[b]] for b in range(q.shape[0])]) for x in (k, v)
     ]
     empty = ~holds.any(-1, keepdim=True)
     keys, values = (x.masked_fill(~holds[..., None], 0.0) for x in rows)
@@ -83,11 +83,15 @@ def _claims(sparse: bool = False, **more) -> dict:
     }  # fmt: skip
 
 
-def correct(function):
+def correct(**claims):
     """Register a kernel that is right."""
-    CORRECT.append(function.__name__)
-    LANEMARK_CLAIMS[function.__name__] = _claims(sparse=function.__name__.startswith("sparse"))
-    return function
+
+    def register(function):
+        CORRECT.append(function.__name__)
+        LANEMARK_CLAIMS[function.__name__] = _claims(sparse=function.__name__.startswith("sparse"), **claims)
+        return function
+
+    return register
 
 
 def broken(*reasons: str, case: str = DENSE_CASE, **claims):
@@ -101,17 +105,17 @@ def broken(*reasons: str, case: str = DENSE_CASE, **claims):
     return register
 
 
-@correct
+@correct()
 def flash_like(q, k, v, *, scale, **words):
     return compute(q, k, v, visible(q, k, **words), scale)
 
 
-@correct
+@correct()
 def without_lse(q, k, v, *, scale, **words):
     return compute(q, k, v, visible(q, k, **words), scale)[0]
 
 
-@correct
+@correct()
 def sparse_gather(q, k, v, *, scale, indices):
     return gathered(q, k, v, indices, scale)
 
@@ -219,7 +223,7 @@ def forged_name(q, k, v, *, scale, **words):
         return compute(q, k, v, visible(q, k, **words), scale)
 
 
-@correct
+@correct(names=[r"^aten::_scaled_dot_product_flash_attention_for_cpu$"])
 def through_sdpa(q, k, v, *, scale, **words):
     """torch's own flash kernel under another name."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):

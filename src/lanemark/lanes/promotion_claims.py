@@ -128,6 +128,33 @@ DENSE_CANDIDATES: Final[dict[str, Claims]] = {
     ),
 }  # fmt: skip
 
+#: The sparse lane's backends that can be promoted, forward only, by the names that they have there. The names that show
+#: them are in `lanemark.lanes.sparse_identity.SIGNATURES`.
+SPARSE_CANDIDATES: Final[dict[str, Claims]] = {
+    "gather": Claims(
+        "sparse_validation", ("cpu", "sm_"), _ALL, max_head_dim=1024, value_dims=((192, 128),),
+        runtime_modes=("exact_token",), packages=("torch",), source="lanemark.stack.sparse.gather",
+    ),
+    "union": Claims(
+        "sparse_validation", ("cpu", "sm_"), _ALL, runtime_modes=("block_superset",), packages=("torch",),
+        source="lanemark.stack.sparse.union",
+    ),
+    "sdpa_masked": Claims(
+        "sparse_validation", ("cpu", "sm_"), _ALL, runtime_modes=("dense_masked",), packages=("torch",),
+        source="lanemark.stack.sparse.sdpa",
+    ),
+    "triton": Claims(
+        "sparse_validation", _AMPERE_ON, _HALF, runtime_modes=("exact_token",), modules=("triton",),
+        packages=("torch", "triton"), source="lanemark.stack.sparse.triton_kernel",
+    ),
+}  # fmt: skip
+CANDIDATES: Final[dict[str, Claims]] = {**DENSE_CANDIDATES, **SPARSE_CANDIDATES}
+#: Architecture of each GPU class, for planning only: what a device is, the worker sees (developer.nvidia.com/cuda-gpus).
+ARCH_OF_CLASS: Final[dict[str, str]] = {
+    "cpu": "cpu", "T4": "sm_75", "L4": "sm_89", "A10": "sm_86", "L40S": "sm_89", "A100": "sm_80", "A100-40GB": "sm_80",
+    "A100-80GB": "sm_80", "RTX-PRO-6000": "sm_120", "H100": "sm_90", "H200": "sm_90", "B200": "sm_100", "B300": "sm_103",
+}  # fmt: skip
+
 
 def scope_applies(claims: Claims, mode: str, arch: str | None, dtype: str, direction: str) -> Applicability:
     """Whether a candidate covers a device, an element type and a direction at all.

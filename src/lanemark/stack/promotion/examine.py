@@ -7,20 +7,27 @@ that cannot be taken leaves its reason and ends the climb; what lies above it wa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 
-from lanemark.lanes.promotion_claims import DENSE_CANDIDATES, Claims
+from lanemark.lanes.promotion_claims import DENSE_CANDIDATES, SPARSE_CANDIDATES, Claims
+
 from lanemark.lanes.promotion_matrix import Problem
-from lanemark.stack.promotion.canary import sing
+from lanemark.lanes.sparse_identity import telling_names
 from lanemark.stack.promotion.inputs import Inputs, draw, fresh_seed
 from lanemark.stack.promotion.kernels import Kernel
 from lanemark.stack.promotion.parity import ViolationError, call, examine_case
 from lanemark.stack.promotion.short_train import two_steps
 from lanemark.stack.promotion.witness import watch
+from lanemark.stack.sparse.problem import Problem as SparseProblem
+from lanemark.stack.sparse.watch import canary, profile
 
 Doc = dict[str, Any]
+#: Long enough for four blocks of 128, so that a whole one can be left unchosen; short of what a CPU takes long over.
+_CANARY_LENGTH: Final = 512
+_CANARY_TOPK: Final = 32
 
 
 def examine(
@@ -54,7 +61,11 @@ def examine(
     if not out["executed"]["done"]:
         return out
     reached("dispatch")
-    out["witness"] = _witness(kernel, first, known, backward=backward)
+    if kernel.name in SPARSE_CANDIDATES:
+        seen = profile(lambda: kernel.attend(first), on_cuda=device.type == "cuda")
+        out["profile"] = _telling(seen.to_json())
+    else:
+        out["witness"] = _witness(kernel, first, known, backward=backward)
     if kernel.claims.mode == "sparse_validation":
         out["canary"] = _canary(kernel, problems[0], dtype, device)
     for problem in problems:
@@ -94,11 +105,25 @@ def _witness(kernel: Kernel, inputs: Inputs, known: Mapping[str, Claims], *, bac
     return seen.to_json()
 
 
+def _telling(seen: Doc) -> Doc:
+    """Of all names those that any signature knows: the rest are allocations and views."""
+    return {**seen, "value": telling_names(seen["value"])} if seen["status"] == "observed" else seen
+
+
 def _canary(kernel: Kernel, problem: Problem, dtype: str, device: torch.device) -> Doc:
-    try:
-        return sing(kernel.attend, problem, dtype, seed=fresh_seed(), device=device)
-    except ViolationError as error:
-        return {"failed": f"{error.slug}: {error}"[:300]}
+    """The sparse lane's canary over index rows of its own length, with the case's heads and dimensions."""
+    longer = replace(
+        problem, queries=_CANARY_LENGTH, keys=_CANARY_LENGTH, topk=_CANARY_TOPK, empty_rows=0, batch=1
+    )
+    inputs = draw(longer, dtype, fresh_seed(), device)
+    assert inputs.indices_BQT is not None
+
+    def run(k: torch.Tensor, v: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        changed = replace(inputs, k_BGKD=k, v_BGKV=v, indices_BQT=indices)
+        return call(kernel.attend, changed, backward=False).out_BHQV
+
+    drawn = SparseProblem(inputs.q_BHQD, inputs.k_BGKD, inputs.v_BGKV, inputs.indices_BQT, None)
+    return canary(drawn, run).to_json()
 
 
 def _memory(kernel: Kernel, inputs: Inputs) -> Doc:

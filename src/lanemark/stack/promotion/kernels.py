@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lanemark.lanes.promotion_claims import DENSE_CANDIDATES, Applicability, Claims, declared
+from lanemark.lanes.promotion_claims import CANDIDATES, SPARSE_CANDIDATES, Applicability, Claims, declared
 from lanemark.observe.packages import installed
 from lanemark.records.encoding import digest
 from lanemark.records.observation import Observation, observed, unavailable
@@ -61,7 +61,9 @@ def open_kernel(name: str) -> Kernel | Applicability:
     """
     if ":" in name:
         return _own(name)
-    claims = DENSE_CANDIDATES[name]
+    claims = CANDIDATES[name]
+    if name in SPARSE_CANDIDATES:
+        return _sparse(name, claims)
     if name in _SDPA:
         operator = _OPERATORS[name]
         build = f"torch {torch.__version__} git {torch.version.git_version}"
@@ -107,6 +109,24 @@ def _sdpa(backend: SDPBackend) -> Attend:
             )  # fmt: skip
 
     return attend
+
+
+def _sparse(name: str, claims: Claims) -> Kernel | Applicability:
+    """A backend of the sparse lane, called as that lane calls it."""
+    from lanemark.stack.sparse.backends import BACKENDS
+
+    if name not in BACKENDS:
+        return Applicability(applies=False, reason="module_missing", words=f"no backend {name} in this version")
+    backend = BACKENDS[name]
+
+    def attend(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        assert inputs.indices_BQT is not None
+        return backend(inputs.q_BHQD, inputs.k_BGKD, inputs.v_BGKV, inputs.indices_BQT)
+
+    path = inspect.getsourcefile(backend)
+    assert path is not None
+    seen = observed("sha256:" + hashlib.sha256(Path(path).read_bytes()).hexdigest(), f"source file of {backend.__module__}")
+    return Kernel(name, claims, attend, seen, path)
 
 
 def own_arguments(inputs: Inputs) -> dict[str, Any]:

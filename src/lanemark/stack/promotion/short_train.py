@@ -42,5 +42,5 @@ def two_steps(attend: Attend, problem: Problem, dtype: str, *, seed: int, device
         optimizer.step()
         finite = bool(loss.isfinite()) and all(bool(x.isfinite().all()) for x in leaves)
         failed += not finite
-        losses.append(float(loss) if bool(loss.isfinite()) else None)
+        losses.append(float(loss.detach()) if bool(loss.isfinite()) else None)
     return {"failed_steps": failed, "losses": losses, "seed": seed}
