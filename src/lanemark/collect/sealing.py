@@ -35,6 +35,7 @@ from lanemark.records.encoding import decode, digest
 from lanemark.records.errors import LedgerError
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, observed, unavailable, value_of
+from lanemark.records.terms import RUNGS
 from lanemark.records.statement import Evidence, SealedRecord, seal, subjects
 
 #: Files of the attempt that a record rests on, with their media types; the ranks' own follow.
@@ -54,6 +55,7 @@ _RANK_EVIDENCE: Final = (
     ("result.json", "application/json"),
     ("bench_telemetry.json", "application/json"),
     ("backend_identity.json", "application/json"),
+    *((f"proofs/{rung}.json", "application/json") for rung in RUNGS),
     ("end.json", "application/json"),
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),

@@ -62,8 +62,9 @@ def standing(asked: Doc, result: Doc, evidence: Iterable[str], *, prefix: str = 
         prefix: of the rank's files among those names.
     """
     names = frozenset(evidence)
-    identity = identity_of(asked["candidate"], asked["mode"], result)
     parity = parity_entries(result)
+    result = {**result, "parity_failed": any(case["verdict"] == "fail" for case in parity)}
+    identity = identity_of(asked["candidate"], asked["mode"], result)
     stops = stop_rules(result)
     rejected = rejection(asked, result, stops)
     steps = _steps(asked, result, identity, parity)
@@ -120,7 +121,7 @@ def rejection(asked: Doc, result: Doc, stops: list[Doc]) -> Suspicion | None:
 def _steps(asked: Doc, result: Doc, identity: Observation[Doc], parity: list[Doc]) -> dict[str, Step]:
     applies = result.get("applicability") or {}
     out = {
-        "planned": Step(applies.get("applies") is True, applies.get("words", "the worker planned nothing")),
+        "planned": Step("applies" in applies, applies.get("words", "the worker planned nothing")),
         "dispatch_confirmed": _dispatch(asked, identity),
         "fwd_parity": _parity(asked, parity, "forward"),
         "bwd_parity": _parity(asked, parity, "backward"),

@@ -37,6 +37,8 @@ SLUGS: Final[dict[str, str]] = {
     "cache-source-invalid": "A source of a compile cache is none that can be read",
     "promotion-case-invalid": "No case of the parity matrix has that name",
     "candidate-unknown": "No kernel path has that name",
+    "wave-invalid": "A wave of the promotion lane cannot be meant",
+    "wave-empty": "A wave of the promotion lane asks for nothing",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
