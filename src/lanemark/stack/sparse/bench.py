@@ -97,7 +97,7 @@ def measure(
         return {**doc, **_did_not_run(error)}
     doc |= {
         "no_grad": observed(not out.requires_grad and out.grad_fn is None, "autograd marks of the output").to_json(),
-        "errors": _errors(backend, out, lse, expected).to_json(),
+        "errors": _errors(backend, out.detach(), None if lse is None else lse.detach(), expected).to_json(),
         "telemetry": {
             "profile": _telling(seen).to_json(),
             "canary": passes.to_json(),
@@ -133,6 +133,8 @@ def _errors(backend: str, out: Tensor, lse: Tensor | None, expected: Expected) -
     wanted = expected.dense if backend == BASELINE else expected.chosen
     if wanted is None:
         return unavailable(_PARITY, "there is no reference of the baseline")
+    if out.shape != wanted[0].shape:
+        return unavailable(_PARITY, f"the output is of shape {tuple(out.shape)}, not {tuple(wanted[0].shape)}")
     error = largest_error(out, wanted[0])
     if error == float("inf"):
         return unavailable(_PARITY, "the output holds values that are not finite")
