@@ -216,6 +216,11 @@ class Home:
     def data(self) -> Path:
         return self.root / "data"
 
+    @property
+    def waves(self) -> Path:
+        """Manifests of waves of the promotion lane, one file each."""
+        return self.root / "waves"
+
     def attempt(self, run_id: str) -> AttemptPaths:
         return AttemptPaths(self.attempts / run_id)
 

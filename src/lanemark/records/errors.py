@@ -21,7 +21,6 @@ SLUGS: Final[dict[str, str]] = {
     # usage
     "arguments-invalid": "The command line does not parse",
     "preset-unknown": "No preset has that name",
-    "lane-unavailable": "That lane cannot be run by this version",
     "surface-unavailable": "That surface cannot be used by this version",
     "nproc-invalid": "The number of ranks must be a positive whole number",
     "mode-invalid": "The distributed mode does not fit the number of ranks",
@@ -91,7 +90,8 @@ SLUGS: Final[dict[str, str]] = {
     "plan-mismatch": "The record's case does not hash to its plan digest",
     "evidence-mismatch": "A piece of evidence is not the one the record names",
     "figures-not-derived": "The record's figures do not follow from its own evidence",
-    "lane-not-shown": "Records of that lane cannot be shown by this version",
+    "promotion-refused": "The named records do not support a promotion",
+    "wave-missing": "There is no manifest of that wave",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
     # signatures and the log
     "cryptography-missing": "Signing and checking signatures need `cryptography`, which this interpreter does not have",
