@@ -59,7 +59,8 @@ def measured(seeds: int) -> list[dict[str, Any]]:
                         found, raw = entry(doc, doc[direction]), doc[direction]
                         lines.append({
                             "kernel": name, "dtype": dtype, "case": case, "direction": direction, "seed": seed,
-                            "over_dense": found["fro"] / found["dense_fro"], "over_limit": found["fro"] / found["fro_limit"],
+                            "over_dense": found["fro"] / found["dense_fro"],
+                            "over_limit": found["fro"] / found["fro_limit"],
                             "row_over_limit": found["row"] / found["row_limit"],
                             "mutant_over_limit": min(
                                 max(each["fro"] / fro_limit(direction, each.get("dense_fro", raw["dense_fro"])),
@@ -109,8 +110,9 @@ def main() -> int:
     doc = {
         "torch": torch.__version__, "machine": platform.machine(), "kernels": [name for name, _ in KERNELS],
         "cases": [*DENSE, *SPARSE], "summary": found,
-        "nearest_to_a_limit": [{key: _short(value) if isinstance(value, float) else value for key, value in line.items()}
-                               for line in worst],
+        "nearest_to_a_limit": [
+            {key: _short(value) if isinstance(value, float) else value for key, value in line.items()} for line in worst
+        ],
     }  # fmt: skip
     (HERE / "calibration" / "promotion.json").write_text(json.dumps(doc, indent=1) + "\n")
     for row in found:

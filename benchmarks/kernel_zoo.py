@@ -1,8 +1,9 @@
 """Attention kernels to try the promotion lane on: a few that are right, and thirteen that are wrong in one way each.
 
 All share one computation, flash-like: float32 scores from rounded inputs, weights rounded to the tested type, one
-rounding of the output. Each broken kernel plants its fault in that, apart from the parity engine's own idea of it. Every
-one of them returns a tensor of the right shape without NaN on most inputs, which is all that an execution proof asks.
+rounding of the output. Each broken kernel plants its fault in that, apart from the parity engine's own idea of it.
+Every one of them returns a tensor of the right shape, without NaN on most inputs, which is all that an execution
+proof asks.
 
 `BROKEN` says of each what it must be rejected for. The functions have the signature of a user's own kernel, and
 `LANEMARK_CLAIMS` declares them, so that `lanemark run promotion --candidate kernel_zoo:scale_up` works as well.
@@ -11,8 +12,8 @@ one of them returns a tensor of the right shape without NaN on most inputs, whic
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - as everybody writes it
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import record_function
 
@@ -78,7 +79,8 @@ def gathered(q: Tensor, k: Tensor, v: Tensor, indices: Tensor, scale: float):
 
 def _claims(sparse: bool = False, **more) -> dict:
     return {
-        "mode": "sparse_validation" if sparse else "dense_attention", "archs": ["cpu"], "dtypes": ["fp32", "bf16", "fp16"],
+        "mode": "sparse_validation" if sparse else "dense_attention", "archs": ["cpu"],
+        "dtypes": ["fp32", "bf16", "fp16"],
         "backward_archs": ["cpu"], "max_head_dim": 512, "value_dims": [(192, 128)], **more,
     }  # fmt: skip
 

@@ -25,8 +25,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("lane", help=f"one of {', '.join(LANES)}; each is its own question")
     group = parser.add_argument_group("what is asked")
     group.add_argument("--preset", default=None, metavar="P",
-        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); or, in the sparse and promotion lanes, a set of "
-        "cases: smoke (default), matrix, or a FILE",
+        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); in the sparse and promotion lanes a set "
+        "of cases: smoke (default), matrix, or a FILE",
     )  # fmt: skip
     group.add_argument("--nproc", default="1", metavar="N", help="ranks on this node (default 1)")
     group.add_argument(
@@ -34,7 +34,12 @@ def add_arguments(parser: Parser) -> None:
     )
     group.add_argument("--gpu", default="any", metavar="SPEC", help="NAME[!][:COUNT], cpu or any (default any)")
     group.add_argument("--compile", default="eager", metavar="C", help="eager, regional or model (default eager)")
-    group.add_argument("--dtype", default=None, metavar="D", help="fp32 or bf16 (default: bf16 on a GPU, else fp32); also fp16 in the promotion lane")
+    group.add_argument(
+        "--dtype",
+        default=None,
+        metavar="D",
+        help="fp32 or bf16 (default: bf16 on a GPU, else fp32); also fp16 in the promotion lane",
+    )
     group.add_argument("--steps", default=None, metavar="N", help="optimizer steps in all, warm-up included")
     group.add_argument("--warmup", default=None, metavar="K", help="leading steps (or calls) never measured")
     group.add_argument("--sequence", default=None, metavar="T", help="tokens in a sequence (default: the preset's)")

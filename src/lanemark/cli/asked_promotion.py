@@ -13,8 +13,17 @@ from typing import Any, Final
 from lanemark.cli.asked import Asked, cache_layout, one_of, refuse_arguments, seconds, whole
 from lanemark.cli.parsing import Parser
 from lanemark.lanes.promotion_claims import ARCH_OF_CLASS, CANDIDATES, check_candidate
-from lanemark.lanes.promotion_waves import DIRECTIONS, DTYPES, PRESETS, LeftOut, Question, Wave, check_size, questions
-from lanemark.lanes.promotion_waves import wave_of_document
+from lanemark.lanes.promotion_waves import (
+    DIRECTIONS,
+    DTYPES,
+    PRESETS,
+    LeftOut,
+    Question,
+    Wave,
+    check_size,
+    questions,
+    wave_of_document,
+)
 from lanemark.observe.clock import stamp
 from lanemark.observe.devices import device_facts
 from lanemark.records.case import Case, DataAsked, parse_gpu
@@ -57,13 +66,13 @@ def add_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("what is asked of the promotion lane")
     group.add_argument(
         "--candidate", action="append", default=[], metavar="C",
-        help=f"kernel path: {', '.join(CANDIDATES)}, or your own as module:function; may be repeated (default: all that "
-        "claim this device)",
+        help=f"kernel path: {', '.join(CANDIDATES)}, or your own as module:function; may be repeated (default: all "
+        "that claim this device)",
     )  # fmt: skip
-    group.add_argument("--direction", default=None, metavar="D", help="forward or backward (default: all that is claimed)")
     group.add_argument(
-        "--family", default=None, metavar="F", help="of your own candidate: dense (default) or sparse"
+        "--direction", default=None, metavar="D", help="forward or backward (default: all that is claimed)"
     )
+    group.add_argument("--family", default=None, metavar="F", help="of your own candidate: dense (default) or sparse")
     group.add_argument("--wave", default=None, metavar="NAME", help="name of the wave (default: preset and time)")
 
 

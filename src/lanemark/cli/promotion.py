@@ -1,4 +1,4 @@
-"""`lanemark promotion status|wave`: where every candidate stands, what is owed, what expired; and one wave as a matrix."""
+"""`lanemark promotion status|wave`: where candidates stand, what is owed, what expired; and one wave as a matrix."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def promotion_records(ledger: Ledger) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _status(candidate: str | None, *, as_json: bool) -> int:
-    found = [
-        each for each in standings(promotion_records(open_ledger(home()))) if candidate in (None, each.candidate)
-    ]
+    found = [each for each in standings(promotion_records(open_ledger(home()))) if candidate in (None, each.candidate)]
     if as_json:
         print_json({"standings": [each.to_json() for each in found]})
         return 0

@@ -31,7 +31,9 @@ from lanemark.records.finding import Finding
 
 def main(args: list[str]) -> int:
     """Run one benchmark. Exit 0 done and healthy, 1 the run failed (a record exists), 2 bad input, 4 a gate refused."""
-    verb = parser("run", "Run a benchmark and leave one sealed record; in the promotion lane one for each case of a wave.")
+    verb = parser(
+        "run", "Run a benchmark and leave one sealed record; in the promotion lane one for each case of a wave."
+    )
     add_arguments(verb)
     add_repeating(verb)
     verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")

@@ -15,8 +15,8 @@ from lanemark.collect.conduct import Conducted
 from lanemark.collect.waves import WaveFile, check_new, write_wave
 from lanemark.lanes.wave import manifest_document, wave_row
 from lanemark.ledger.location import open_ledger
-from lanemark.records.encoding import decode
 from lanemark.observe.clock import stamp
+from lanemark.records.encoding import decode
 
 
 def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> int:
@@ -71,17 +71,22 @@ def report(
     runs = [
         {
             "run_id": row["run_id"], "record_id": row["record_id"], "record_path": str(each.record_path),
-            "state": row["outcome"], "receipt": row["receipt"], "promotion_state": row["state"], "reason": row["reason"],
+            "state": row["outcome"], "receipt": row["receipt"], "promotion_state": row["state"],
+            "reason": row["reason"],
             "promotion_ready": row["ready"], "appended": each.manifest.appended,
         }
         for row, each in zip(rows, done, strict=True)
     ]  # fmt: skip
     if as_json:
         alone = runs[0] if len(runs) == 1 else {}
-        doc = {"name": wave.name, "manifest": str(kept.path), "manifest_digest": kept.digest, "whole": manifest["whole"]}
+        doc = {
+            "name": wave.name,
+            "manifest": str(kept.path),
+            "manifest_digest": kept.digest,
+            "whole": manifest["whole"],
+        }
         print_json({**alone, "wave": doc, "runs": runs})
         return
     from lanemark.cli.promotion import shown_wave
 
     print(shown_wave(manifest, kept.digest))
-

@@ -35,8 +35,8 @@ from lanemark.records.encoding import decode, digest
 from lanemark.records.errors import LedgerError
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, observed, unavailable, value_of
-from lanemark.records.terms import RUNGS
 from lanemark.records.statement import Evidence, SealedRecord, seal, subjects
+from lanemark.records.terms import RUNGS
 
 #: Files of the attempt that a record rests on, with their media types; the ranks' own follow.
 _ATTEMPT_EVIDENCE: Final = (

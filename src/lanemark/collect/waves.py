@@ -23,9 +23,7 @@ class WaveFile(NamedTuple):
 def check_new(waves: Path, name: str) -> None:
     """A wave's name is used once. Raises UsageError `value-invalid`."""
     if (waves / f"{name}.json").exists():
-        raise UsageError(
-            "value-invalid", f"there is a wave {name!r} already", "give another --wave, or leave it out"
-        )
+        raise UsageError("value-invalid", f"there is a wave {name!r} already", "give another --wave, or leave it out")
 
 
 def write_wave(waves: Path, name: str, manifest: dict[str, Any]) -> WaveFile:

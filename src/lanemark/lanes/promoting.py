@@ -66,9 +66,7 @@ def check_promotable(record_id: str, predicate: Doc) -> None:
         )
 
 
-def promoted(
-    named: Sequence[tuple[str, Doc]], because: str, *, run_id: str, at: str, evidence: Sequence[Doc]
-) -> Doc:
+def promoted(named: Sequence[tuple[str, Doc]], because: str, *, run_id: str, at: str, evidence: Sequence[Doc]) -> Doc:
     """The predicate of the promotion that rests on the named records.
 
     Args:

@@ -1,7 +1,7 @@
 """What each candidate claims to cover, and whether a case lies within it. One literal table, pure, failing closed.
 
 A claim is what a kernel's own sources and guards say it takes; it is no evidence that it works. It decides only what is
-asked: a case outside a claim is not run and not held against the kernel, and an acceptance does not reach it. Whatever is
+asked: a case outside a claim is not run and not held against the kernel, and an acceptance does not reach it. What is
 not known (an architecture that could not be looked at, a candidate that declares nothing) applies to nothing.
 
 Every refusal has a reason from a closed list, so that a program can sort them.
@@ -28,7 +28,7 @@ _MASKINGS: Final = ("full", "causal", "window", "varlen")
 
 
 class Applicability(NamedTuple):
-    """Whether a candidate covers something. `reason` is `covered` or one of `INAPPLICABLE`; `words` say it to a person."""
+    """Whether a candidate covers something. `reason` is `covered` or one of `INAPPLICABLE`; `words` say it."""
 
     applies: bool
     reason: str
@@ -149,10 +149,11 @@ SPARSE_CANDIDATES: Final[dict[str, Claims]] = {
     ),
 }  # fmt: skip
 CANDIDATES: Final[dict[str, Claims]] = {**DENSE_CANDIDATES, **SPARSE_CANDIDATES}
-#: Architecture of each GPU class, for planning only: what a device is, the worker sees (developer.nvidia.com/cuda-gpus).
+#: Architecture of each GPU class (developer.nvidia.com/cuda-gpus), for planning only: what it is, the worker sees.
 ARCH_OF_CLASS: Final[dict[str, str]] = {
     "cpu": "cpu", "T4": "sm_75", "L4": "sm_89", "A10": "sm_86", "L40S": "sm_89", "A100": "sm_80", "A100-40GB": "sm_80",
-    "A100-80GB": "sm_80", "RTX-PRO-6000": "sm_120", "H100": "sm_90", "H200": "sm_90", "B200": "sm_100", "B300": "sm_103",
+    "A100-80GB": "sm_80", "RTX-PRO-6000": "sm_120", "H100": "sm_90", "H200": "sm_90", "B200": "sm_100",
+    "B300": "sm_103",
 }  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def scope_applies(claims: Claims, mode: str, arch: str | None, dtype: str, direc
 
 
 def _half_only(claims: Claims) -> bool:
-    """torch's flash kernels take float32 on a CPU only (source: sdp_utils.cpp, `check_tensor_dtype`)."""
+    """Torch's flash kernels take float32 on a CPU only (source: sdp_utils.cpp, `check_tensor_dtype`)."""
     return any("pytorch_flash" in name for name in claims.names)
 
 
@@ -196,7 +197,9 @@ def case_applies(claims: Claims, problem: Problem, arch: str) -> Applicability:
 
     p = problem
     if p.head_dim > claims.max_head_dim or (arch != "cpu" and p.head_dim % 8):
-        return no("head_dim_unsupported", f"head dimension {p.head_dim} is over {claims.max_head_dim} or no multiple of 8")
+        return no(
+            "head_dim_unsupported", f"head dimension {p.head_dim} is over {claims.max_head_dim} or no multiple of 8"
+        )
     if p.head_dim_v != p.head_dim and (p.head_dim, p.head_dim_v) not in claims.value_dims:
         return no("value_dim_unsupported", f"head dimensions {p.head_dim} and {p.head_dim_v} differ")
     if p.masking not in claims.maskings and p.masking != "sparse":
@@ -225,35 +228,56 @@ def declared(doc: Any, candidate: str) -> Claims | Applicability:
             applies=False, reason="declaration_missing",
             words=f"{candidate} has no entry in LANEMARK_CLAIMS of its module",
         )  # fmt: skip
-    known = {name for name in Claims.__dataclass_fields__ if name != "source"}
+    known = set(Claims.__dataclass_fields__) - {"source"}
     problem = None
     if not isinstance(doc, Mapping) or not all(isinstance(key, str) for key in doc):
         problem = "it is no mapping of names"
     elif not set(doc) <= known:
-        problem = f"it has the unknown key {sorted(set(doc) - known)[0]!r}"
+        problem = f"it has the unknown key {min(set(doc) - known)!r}"
     elif doc.get("mode") not in get_args(Mode):
         problem = f"its mode is none of {', '.join(get_args(Mode))}"
-    elif not all(_strings(doc.get(key, ())) for key in ("archs", "dtypes", "backward_archs", "maskings", "names", "backward_names", "runtime_modes", "modules", "packages")):
+    elif not all(
+        _strings(doc.get(key, ()))
+        for key in (
+            "archs",
+            "dtypes",
+            "backward_archs",
+            "maskings",
+            "names",
+            "backward_names",
+            "runtime_modes",
+            "modules",
+            "packages",
+        )
+    ):
         problem = "one of its lists is no list of text"
+    elif not all(isinstance(doc.get(key, True), bool) for key in ("grouped", "unequal")):
+        problem = "grouped and unequal are true or false"
+    elif type(doc.get("max_head_dim", 0)) is not int or not _pairs(doc.get("value_dims", ())):
+        problem = "max_head_dim is a whole number and value_dims are pairs of them"
     elif not doc.get("archs") or not doc.get("dtypes"):
         problem = "it names no architecture or no element type"
     if problem is not None:
         return Applicability(
-            applies=False, reason="declaration_invalid", words=f"{candidate} is declared in LANEMARK_CLAIMS and {problem}"
+            applies=False,
+            reason="declaration_invalid",
+            words=f"{candidate} is declared in LANEMARK_CLAIMS and {problem}",
         )
-    try:
-        fields = {key: tuple(map(tuple, value)) if key == "value_dims" else tuple(value) if _listed(value) else value
-                  for key, value in doc.items()}  # fmt: skip
-        return Claims(**fields)
-    except (TypeError, ValueError) as error:
-        return Applicability(
-            applies=False, reason="declaration_invalid",
-            words=f"{candidate} is declared in LANEMARK_CLAIMS and cannot be read ({error})"[:300],
-        )  # fmt: skip
+    fields: dict[str, Any] = {
+        key: tuple(map(tuple, value)) if key == "value_dims" else tuple(value) if _listed(value) else value
+        for key, value in doc.items()
+    }
+    return Claims(**fields)
 
 
 def _listed(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _pairs(value: Any) -> bool:
+    return _listed(value) and all(
+        _listed(pair) and len(pair) == 2 and all(type(n) is int for n in pair) for pair in value
+    )
 
 
 def _strings(value: Any) -> bool:

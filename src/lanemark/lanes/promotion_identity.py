@@ -57,7 +57,7 @@ def identity_of(candidate: str, mode: str, result: Doc) -> Observation[Doc]:
 
 
 def _names(result: Doc) -> tuple[Doc, Observation[str]]:
-    """What the profiler saw, and the one candidate that it fits: by signatures where a backend of the sparse lane ran."""
+    """What the profiler saw, and the one candidate that it fits: by signatures for the sparse lane's backends."""
     if "profile" in result:
         return names_part(result["profile"])
     witness = result.get("witness") or {}

@@ -1,8 +1,8 @@
 """Which rungs a candidate holds, where it stands, and why: from what a rank measured and which files it left. Pure.
 
 A rung is held when its own step succeeded *and* the file that shows it is among the record's evidence; the same result
-with a file less therefore never stands higher. `lanemark.lanes.readiness` is asked last, over the finished part, so that
-writer and verifier cannot disagree on what is owed.
+with a file less therefore never stands higher. `lanemark.lanes.readiness` is asked last, over the finished part, so
+that writer and verifier cannot disagree on what is owed.
 
 What is one way only: a rejection, a case without power, an execution that could not be seen are states beside the
 ladder, whatever rungs are held.
@@ -80,7 +80,10 @@ def standing(asked: Doc, result: Doc, evidence: Iterable[str], *, prefix: str = 
             out["reason"] = "shown, over a rung that is not held"
         ladder.append(out)
         lower = held
-    state, reason = _state(asked, result, ladder, parity, identity, rejected)
+    state, reason = _state(
+        asked, result.get("applicability") or {}, ladder, parity=parity, dispatch=steps["dispatch_confirmed"],
+        rejected=rejected,
+    )  # fmt: skip
     return Standing(ladder, state, reason[:1000], parity, stops, identity, rejected)
 
 
@@ -112,9 +115,8 @@ def rejection(asked: Doc, result: Doc, stops: list[Doc]) -> Suspicion | None:
     seen = suspicion(asked["candidate"], result.get("runtime_modes", ()), result)
     if seen is not None:
         found.append(seen)
-    for stop in stops:
-        if value_of(stop["broken"]) is True:
-            found.append(Suspicion("stop_rule_broken", f"the stop rule {stop['rule']} was broken"))
+    broken = [stop["rule"] for stop in stops if value_of(stop["broken"]) is True]
+    found += [Suspicion("stop_rule_broken", f"the stop rule {rule} was broken") for rule in broken]
     return min(found, key=lambda item: REJECTIONS.index(item.reason), default=None)
 
 
@@ -156,16 +158,23 @@ def _parity(asked: Doc, parity: list[Doc], direction: str) -> Step:
         return Step(done=False, words=f"{len(missing)} of {len(asked['cases'])} {direction} cases have no numbers")
     unmet = [name for name in asked["cases"] if verdicts[name] != "pass"]
     if unmet:
-        return Step(done=False, words=f"{unmet[0]} is {verdicts[unmet[0]]} ({len(unmet)} of {len(verdicts)} did not pass)")
+        return Step(
+            done=False, words=f"{unmet[0]} is {verdicts[unmet[0]]} ({len(unmet)} of {len(verdicts)} did not pass)"
+        )
     return Step(done=True, words=f"all {len(verdicts)} {direction} cases passed")
 
 
 def _state(
-    asked: Doc, result: Doc, ladder: list[Doc], parity: list[Doc], identity: Observation[Doc], rejected: Suspicion | None
+    asked: Doc,
+    applies: Doc,
+    ladder: list[Doc],
+    *,
+    parity: list[Doc],
+    dispatch: Step,
+    rejected: Suspicion | None,
 ) -> tuple[str, str]:
     """The state and its reason, which begins with a slug that programs can sort by."""
     held = [rung["rung"] for rung in ladder if rung["held"]]
-    applies = result.get("applicability") or {}
     if applies.get("applies") is False:
         return "blocked", f"{applies['reason']}: {applies['words']}"
     if rejected is not None:
@@ -177,7 +186,7 @@ def _state(
         return "inconclusive", f"no_power: {judge(weak[0]).words}"
     needed = rungs_needed(asked["direction"])
     if "executed" in held and "dispatch_confirmed" not in held:
-        return "inconclusive", f"unobserved: {_dispatch(asked, identity).words}"
+        return "inconclusive", f"unobserved: {dispatch.words}"
     missing = [rung for rung in needed if rung not in held]
     if not missing:
         return "ready", "every rung is held"

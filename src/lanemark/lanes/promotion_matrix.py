@@ -103,7 +103,7 @@ def _refuse(name: str, why: str) -> UsageError:
 
 
 def problem_of(name: str) -> Problem:
-    """The problem that a name says. Raises UsageError `promotion-case-invalid` when it says none, or not canonically."""
+    """The problem that a name says. Raises UsageError `promotion-case-invalid` when it says none."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise _refuse(name, "it does not parse")

@@ -101,7 +101,9 @@ def judge(parity: Doc, measured: Doc | None = None) -> Judgement:
     if lse is not None and lse > LSE_LIMIT:
         return Judgement("fail", "lse_error", f"{name}: the log-sum-exp is off by {lse:.2g}, over {LSE_LIMIT:g}")
     if not parity["bitwise_equal"]:
-        return Judgement("fail", "not_repeatable", f"{name}: equal inputs gave different bits in {parity['repeats']} runs")
+        return Judgement(
+            "fail", "not_repeatable", f"{name}: equal inputs gave different bits in {parity['repeats']} runs"
+        )
     weak = no_power(parity)
     if weak is not None:
         return Judgement("no_power", "no_power", f"{name}: {weak}")

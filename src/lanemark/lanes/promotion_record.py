@@ -89,7 +89,9 @@ def promotion_part(facts: AttemptFacts, asked: PromotionAsked, around: Frame, re
         "evidence_key": evidence_key(key_components(around.predicate, asked.candidate, source, remote, result)),
         "wave": {
             "name": (facts.manifest.get("placement") or {}).get("wave") or f"alone-{facts.manifest['run_id']}",
-            "manifest": unavailable("wave manifest", "it is written once all of the wave's records are sealed").to_json(),
+            "manifest": unavailable(
+                "wave manifest", "it is written once all of the wave's records are sealed"
+            ).to_json(),
         },
         "import_health": list(result.get("import_health") or []),
         "remote": remote,
@@ -161,9 +163,7 @@ def expired_components(then: Mapping[str, str], now: Mapping[str, str]) -> tuple
     Of the image that is not so: most hosts are told none, and the components beside it stand for what it would say.
     """
     return tuple(
-        name
-        for name, value in then.items()
-        if now.get(name) != value or (value == _UNSEEN and name != "image")
+        name for name, value in then.items() if now.get(name) != value or (value == _UNSEEN and name != "image")
     )
 
 

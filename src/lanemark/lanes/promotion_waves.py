@@ -79,11 +79,17 @@ def questions(
     for name in wave.candidates or tuple(CANDIDATES):
         claims = CANDIDATES.get(name)
         if claims is not None and not wave.candidates and name in _SLOW_ON_CPU and arch == "cpu":
-            left.append(LeftOut(name, "", "", None, "slow_on_cpu", "compiling takes minutes on a CPU; name it to run it"))
+            left.append(LeftOut(name, "", "", None, "slow_on_cpu", "compiling takes minutes on a CPU"))
             continue
         for dtype in wave.dtypes:
             for direction in wave.directions or (_furthest(claims, arch, dtype),):
-                _ask(name, claims, wave, arch, dtype, direction, mode_of_own, asked, left)
+                cases, out = _cases(name, wave, arch, dtype, direction) if claims is not None else (None, [])
+                left += out
+                mode = mode_of_own if claims is None else claims.mode
+                chosen = _of_mode(wave, mode) if cases is None else cases
+                if chosen:
+                    question = PromotionAsked(mode, name, direction, MATRIX, chosen)  # type: ignore[arg-type]
+                    asked.append(Question(question, dtype))
     return tuple(asked), tuple(left)
 
 
@@ -94,26 +100,25 @@ def _furthest(claims: Claims | None, arch: str, dtype: str) -> str:
     return "forward"
 
 
-def _ask(
-    name: str, claims: Claims | None, wave: Wave, arch: str, dtype: str, direction: str, mode_of_own: str,
-    asked: list[Question], left: list[LeftOut],
-) -> None:  # fmt: skip
-    mode = mode_of_own if claims is None else claims.mode
-    cases = wave.sparse if mode == "sparse_validation" else wave.dense
-    if claims is not None:
-        scope = scope_applies(claims, mode, arch, dtype, direction)
-        if not scope.applies and wave.candidates:
-            pass  # named by the user: the record says that it is blocked, and why
-        elif not scope.applies:
-            left.append(LeftOut(name, dtype, direction, None, scope.reason, scope.words))
-            return
-        else:
-            found = [(case, case_applies(claims, problem_of(case), arch)) for case in cases]
-            left += [LeftOut(name, dtype, direction, case, no.reason, no.words) for case, no in found if not no.applies]
-            cases = tuple(case for case, each in found if each.applies)
-    if cases:
-        question = PromotionAsked(mode, name, direction, MATRIX, cases)  # type: ignore[arg-type]
-        asked.append(Question(question, dtype))
+def _of_mode(wave: Wave, mode: str) -> tuple[str, ...]:
+    return wave.sparse if mode == "sparse_validation" else wave.dense
+
+
+def _cases(name: str, wave: Wave, arch: str, dtype: str, direction: str) -> tuple[tuple[str, ...], list[LeftOut]]:
+    """The cases that a known candidate claims, and what is left out.
+
+    One that a user named is asked all of them where it does not apply at all: its record says that it is blocked.
+    """
+    claims = CANDIDATES[name]
+    wanted = _of_mode(wave, claims.mode)
+    scope = scope_applies(claims, claims.mode, arch, dtype, direction)
+    if not scope.applies:
+        if wave.candidates:
+            return wanted, []
+        return (), [LeftOut(name, dtype, direction, None, scope.reason, scope.words)]
+    found = [(case, case_applies(claims, problem_of(case), arch)) for case in wanted]
+    out = [LeftOut(name, dtype, direction, case, no.reason, no.words) for case, no in found if not no.applies]
+    return tuple(case for case, each in found if each.applies), out
 
 
 def wave_of_document(name: str, doc: Any) -> Wave:

@@ -1,8 +1,8 @@
 """The manifest of a wave: one summary over the records that it left, each by its digest. Pure.
 
 A manifest adds nothing to what the records say and is no evidence of its own: every row is a function of one record,
-so that anybody who has the records can make it again, and `lanemark promotion wave` does. It is written when the wave is
-over, which is why a record cannot name the manifest it stands in.
+so that anybody who has the records can make it again, and `lanemark promotion wave` does. It is written when the wave
+is over, which is why a record cannot name the manifest it stands in.
 """
 
 from __future__ import annotations

@@ -123,7 +123,11 @@ def _witness(part: Doc) -> Group:
         row("ran", who["actual"]),
         stated_row("names", f"{seen} ({names['state']}, level {names['level']})"),
         row("mode", who["runtime_mode"], _words),
-        row("canary", who["canary"], lambda bird: f"{_words(bird['verdict'])}, {count(bird['poisoned_rows'])} rows poisoned"),
+        row(
+            "canary",
+            who["canary"],
+            lambda bird: f"{_words(bird['verdict'])}, {count(bird['poisoned_rows'])} rows poisoned",
+        ),
         row("fallback", who["fallback_reason"], _words),
     )
 

@@ -25,7 +25,13 @@ MARKS: Final = {
     "held": "●", "missing": "·", "not_asked": "–", "pass": "✓", "fail": "✗", "no_power": "?", "not_run": "·",
 }  # fmt: skip
 _ASCII: Final = {
-    "held": "#", "missing": ".", "not_asked": "-", "pass": "+", "fail": "X", "no_power": "?", "not_run": ".",
+    "held": "#",
+    "missing": ".",
+    "not_asked": "-",
+    "pass": "+",
+    "fail": "X",
+    "no_power": "?",
+    "not_run": ".",
 }
 MARK_WORDS: Final = {
     "held": "held", "missing": "not held", "not_asked": "not asked", "pass": "passed", "fail": "failed",
@@ -94,7 +100,8 @@ def wave_view(manifest: Mapping[str, Any], digest: str, contradicted: Sequence[s
     whole = "" if manifest["whole"] else "; the wave was ended early"
     claim = f"{found['ready']} of {plural(found['records'], 'record')} ready ({states}){whole}"
     return WaveView(
-        title=visible(manifest["wave"]), claim=claim, created_at=visible(manifest["created_at"]), digest=visible(digest),
+        title=visible(manifest["wave"]), claim=claim, created_at=visible(manifest["created_at"]),
+        digest=visible(digest),
         rows=tuple(_row(row, ()) for row in records), matrices=tuple(matrices),
         left_out=_left_out(manifest.get("left_out", ())), contradicted=tuple(map(visible, contradicted)),
     )  # fmt: skip
@@ -149,7 +156,10 @@ def render_wave(view: WaveView, *, width: int = 100, unicode: bool = True) -> st
         for number, name in enumerate(matrix.cases, 1):
             page.line(f"{number:>2}  {name}")
         page.line("")
-        page.line(f"{pad('candidate', room)}  {pad('scope', scope)}  " + "".join(f"{n:>3}" for n in range(1, len(matrix.cases) + 1)))
+        page.line(
+            f"{pad('candidate', room)}  {pad('scope', scope)}  "
+            + "".join(f"{n:>3}" for n in range(1, len(matrix.cases) + 1))
+        )
         for row in matrix.rows:
             names = f"{pad(_cut(row.candidate, room, unicode), room)}  {pad(_cut(row.scope, scope, unicode), scope)}"
             page.line(f"{names}  " + "".join(f"  {marks[mark]}" for mark in row.cases))

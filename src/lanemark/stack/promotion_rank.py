@@ -62,7 +62,8 @@ def validate(session: RankSession) -> None:
         "format": RESULT_FORMAT, "asked": asked.to_json(),
         "selectors": {each["name"]: each["value"].get("value", "absent") for each in selectors(os.environ)},
     }  # fmt: skip
-    climb(session, asked, [problem_of(name) for name in asked.cases], device, arch, result)
+    problems = [problem_of(name) for name in asked.cases]
+    climb(session, asked, problems, device=device, arch=arch, result=result)
     beacon.enter("drain")
     facts["compile_observed"] = posture(session).to_json()
     session.write_observed(facts)
@@ -74,6 +75,7 @@ def climb(
     session: RankSession,
     asked: PromotionAsked,
     problems: list[Problem],
+    *,
     device: torch.device,
     arch: str | None,
     result: Doc,

@@ -13,7 +13,6 @@ from typing import Any, Final
 import torch
 
 from lanemark.lanes.promotion_claims import DENSE_CANDIDATES, SPARSE_CANDIDATES, Claims
-
 from lanemark.lanes.promotion_matrix import Problem
 from lanemark.lanes.sparse_identity import telling_names
 from lanemark.stack.promotion.inputs import Inputs, draw, fresh_seed
@@ -112,9 +111,7 @@ def _telling(seen: Doc) -> Doc:
 
 def _canary(kernel: Kernel, problem: Problem, dtype: str, device: torch.device) -> Doc:
     """The sparse lane's canary over index rows of its own length, with the case's heads and dimensions."""
-    longer = replace(
-        problem, queries=_CANARY_LENGTH, keys=_CANARY_LENGTH, topk=_CANARY_TOPK, empty_rows=0, batch=1
-    )
+    longer = replace(problem, queries=_CANARY_LENGTH, keys=_CANARY_LENGTH, topk=_CANARY_TOPK, empty_rows=0, batch=1)
     inputs = draw(longer, dtype, fresh_seed(), device)
     assert inputs.indices_BQT is not None
 
@@ -142,5 +139,10 @@ def _torch_choice(inputs: Inputs) -> torch.Tensor:
     p = inputs.problem
     mask = None if p.masking == "full" else inputs.visible_BQK[:, None]
     return torch.nn.functional.scaled_dot_product_attention(
-        inputs.q_BHQD, inputs.k_BGKD, inputs.v_BGKV, attn_mask=mask, scale=inputs.scale, enable_gqa=p.heads != p.kv_heads
+        inputs.q_BHQD,
+        inputs.k_BGKD,
+        inputs.v_BGKV,
+        attn_mask=mask,
+        scale=inputs.scale,
+        enable_gqa=p.heads != p.kv_heads,
     )

@@ -1,9 +1,11 @@
 """Flash-attention's packages: 2 (`flash_attn`), 3 (`flash_attn_interface`) and 4 (`flash_attn.cute`).
 
-All three take [B, S, H, D] and, for sequences of different lengths, the rows of all sequences packed into [T, H, D] with
-cumulative lengths. Their causal mask is aligned to the last key, as the matrix's is. None of them has run here: the
-calls follow the packages' own sources (flash-attention, `flash_attn/flash_attn_interface.py`,
+All three take [B, S, H, D] and, for sequences of different lengths, the rows of all sequences packed into [T, H, D]
+with cumulative lengths. Their causal mask is aligned to the last key, as the matrix's is. None of them has run on a
+device here: the calls follow the packages' own sources (flash-attention, `flash_attn/flash_attn_interface.py`,
 `hopper/flash_attn_interface.py`, `flash_attn/cute/interface.py` of 4.0.0b36).
+
+Each is asked for its deterministic backward, because gradients have to repeat their bits: an acceptance holds for that.
 """
 
 from __future__ import annotations
@@ -72,21 +74,21 @@ def _first_two(function: Callable[..., Any], **always: Any) -> _Call:
 def fa2() -> Attend:
     """flash-attn 2; asks for the log-sum-exp, which it calls attention probabilities' companion."""
     m = importlib.import_module("flash_attn")
-    more = {"return_attn_probs": True}
+    more = {"return_attn_probs": True, "deterministic": True}
     return _attend(_first_two(m.flash_attn_func, **more), _first_two(m.flash_attn_varlen_func, **more), -1)
 
 
 def fa3() -> Attend:
     """flash-attn 3 (hopper)."""
     m = importlib.import_module("flash_attn_interface")
-    more = {"return_attn_probs": True}
+    more = {"return_attn_probs": True, "deterministic": True}
     return _attend(_first_two(m.flash_attn_func, **more), _first_two(m.flash_attn_varlen_func, **more), -1)
 
 
 def fa4() -> Attend:
     """flash-attn 4 through CuTe. Which of its functions confirm that it ran is told by kernel names alone."""
     m = importlib.import_module("flash_attn.cute.interface")
-    more = {"return_lse": True}
+    more = {"return_lse": True, "deterministic": True}
     return _attend(_first_two(m.flash_attn_func, **more), _first_two(m.flash_attn_varlen_func, **more), None)
 
 

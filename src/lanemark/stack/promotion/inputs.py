@@ -1,4 +1,4 @@
-"""What a case of the matrix puts into a kernel: drawn from one seed, rounded to the tested type, the same on any device.
+"""What a case of the matrix puts into a kernel: drawn from one seed, rounded to the tested type, alike on all devices.
 
 The seed is fresh for every case and recorded, never fixed: a kernel that is right for one draw has shown little, and
 one that was tuned until a fixed draw passed has shown nothing. Drawing is done on the CPU in float64, so that the seed

@@ -90,7 +90,7 @@ _OPERATORS: Final = {
 
 
 def _sdpa(backend: SDPBackend) -> Attend:
-    """torch's `scaled_dot_product_attention` held to one backend. What it cannot express plainly it gets as a mask."""
+    """Torch's `scaled_dot_product_attention` held to one backend. What it cannot express plainly it gets as a mask."""
 
     def attend(inputs: Inputs) -> Tensor:
         problem, mask, causal = inputs.problem, None, False
@@ -125,7 +125,9 @@ def _sparse(name: str, claims: Claims) -> Kernel | Applicability:
 
     path = inspect.getsourcefile(backend)
     assert path is not None
-    seen = observed("sha256:" + hashlib.sha256(Path(path).read_bytes()).hexdigest(), f"source file of {backend.__module__}")
+    seen = observed(
+        "sha256:" + hashlib.sha256(Path(path).read_bytes()).hexdigest(), f"source file of {backend.__module__}"
+    )
     return Kernel(name, claims, attend, seen, path)
 
 

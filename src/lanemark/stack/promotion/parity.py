@@ -1,15 +1,15 @@
 """One case of the matrix over one candidate: every number that the verdict rests on, and no verdict.
 
 The order matters. The first call runs in poisoned memory, so that what is not written shows. The calls after it run
-plainly, as in use, and must repeat the bits of one another; both are held to the reference and the worse one counts. Only
-where the answer is off are further wrong questions answered exactly, to say which one the candidate seems to have
+plainly, as in use, and must repeat the bits of one another; both are held to the reference and the worse one counts.
+Only where the answer is off are further wrong questions answered exactly, to say which one the candidate seems to have
 answered: that names the fault, and decides nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from lanemark.records.terms import fro_limit, row_limit
 from lanemark.stack.promotion.distance import Distance, distance, largest_difference, lse_error
 from lanemark.stack.promotion.inputs import Inputs, draw
 from lanemark.stack.promotion.poison import is_poisoned, poisoned_memory
-from lanemark.stack.promotion.reference import Answer, dense, everything, exact, mutants, without_last
+from lanemark.stack.promotion.reference import Answer, dense, everything, exact, mutants, recomputed, without_last
 
 Doc = dict[str, Any]
 #: A candidate: from a case's inputs to output and log-sum-exp, or the output alone.
@@ -28,7 +28,7 @@ Attend = Callable[[Inputs], "Tensor | tuple[Tensor, Tensor | None]"]
 
 
 class ViolationError(Exception):
-    """What came back is not what the signature promises. `slug` is one of `lanemark.lanes.promotion_parity.Violation`."""
+    """What came back is not what the signature promises. `slug`: `lanemark.lanes.promotion_parity.Violation`."""
 
     def __init__(self, slug: str, words: str) -> None:
         super().__init__(words)
@@ -92,7 +92,8 @@ def examine_case(
     inputs = draw(problem, dtype, seed, device)
     shape = ("batch", "queries", "keys", "heads", "kv_heads", "head_dim", "head_dim_v", "masking", "input_scale")
     case: Doc = {"name": problem.name, "seed": seed, **{key: getattr(problem, key) for key in shape}}
-    reference, yardstick = exact(inputs, backward=backward), dense(inputs, backward=backward)
+    reference = exact(inputs, backward=backward)
+    yardstick = yardstick_of(inputs, reference, backward=backward)
     planted = list(mutants(inputs, backward=backward))
     counts = REPEATS if repeats is None else repeats
     try:
@@ -110,10 +111,10 @@ def examine_case(
     return case
 
 
-def _forward(attend: Attend, inputs: Inputs, reference: Answer, yardstick: Answer, repeats: int) -> Doc:
+def _forward(attend: Attend, inputs: Inputs, reference: Answer, yardstick: Yardstick, repeats: int) -> Doc:
     before = [x.clone() for x in (inputs.q_BHQD, inputs.k_BGKD, inputs.v_BGKV)]
     with poisoned_memory():
-        poisoned = is_poisoned(yardstick.out_BHQV)
+        poisoned = is_poisoned(inputs.q_BHQD)
         answers = [call(attend, inputs, backward=False)]
     answers += [call(attend, inputs, backward=False) for _ in range(repeats)]
     for was, x in zip(before, (inputs.q_BHQD, inputs.k_BGKD, inputs.v_BGKV), strict=True):
@@ -121,7 +122,7 @@ def _forward(attend: Attend, inputs: Inputs, reference: Answer, yardstick: Answe
             raise ViolationError("inputs_changed", "queries, keys or values are not what they were before the call")
     first, plain = answers[0], answers[1]
     own = [distance(answer.out_BHQV, reference.out_BHQV) for answer in (first, plain)]
-    theirs = distance(yardstick.out_BHQV, reference.out_BHQV)
+    theirs = yardstick.out
     doc: Doc = {
         "direction": "forward",
         "fro": max(d.fro for d in own), "row": max(d.row for d in own),
@@ -147,9 +148,9 @@ def _forward(attend: Attend, inputs: Inputs, reference: Answer, yardstick: Answe
     return doc
 
 
-def _backward(attend: Attend, inputs: Inputs, reference: Answer, yardstick: Answer, repeats: int) -> Doc:
+def _backward(attend: Attend, inputs: Inputs, reference: Answer, yardstick: Yardstick, repeats: int) -> Doc:
     with poisoned_memory():
-        poisoned = is_poisoned(yardstick.out_BHQV)
+        poisoned = is_poisoned(inputs.q_BHQD)
         first = call(attend, inputs, backward=True)
     answers = [call(attend, inputs, backward=True) for _ in range(repeats)]
     found = [worst(answer, yardstick, reference) for answer in (first, answers[0])]
@@ -172,16 +173,37 @@ def _excess(found: tuple[Distance, Distance, str]) -> float:
     return max(own.fro / fro_limit("backward", theirs.fro), own.row / row_limit(theirs.row))
 
 
-def worst(answer: Answer, yardstick: Answer, reference: Answer) -> tuple[Distance, Distance, str]:
+class Yardstick(NamedTuple):
+    """How far plain computations of the tested type are from the reference: the output, and each gradient."""
+
+    out: Distance
+    gradients: dict[str, Distance]
+
+
+def yardstick_of(inputs: Inputs, reference: Answer, *, backward: bool) -> Yardstick:
+    """Of the output by the dense path; of each gradient the worse of the two plain ways to form it."""
+    plain = dense(inputs, backward=backward)
+    out = distance(plain.out_BHQV, reference.out_BHQV)
+    if not backward:
+        return Yardstick(out, {})
+    other = recomputed(inputs)
+    worse = {}
+    for name, right in reference.gradients().items():
+        both = [distance(way.gradients()[name], right, gradient=True) for way in (plain, other)]
+        worse[name] = Distance(max(d.fro for d in both), max(d.row for d in both), masks_equal=True)
+    return Yardstick(out, worse)
+
+
+def worst(answer: Answer, yardstick: Yardstick, reference: Answer) -> tuple[Distance, Distance, str]:
     """Of the three gradients the one that is furthest over its own limits, with the dense path's and its name.
 
     Each is judged by its own yardstick: the value gradient's, which is usually the widest, excuses no other.
     """
-    right, dense_grads = reference.gradients(), yardstick.gradients()
-    found = []
-    for name, grad in answer.gradients().items():
-        own = distance(grad, right[name], gradient=True)
-        found.append((own, distance(dense_grads[name], right[name], gradient=True), name))
+    right = reference.gradients()
+    found = [
+        (distance(grad, right[name], gradient=True), yardstick.gradients[name], name)
+        for name, grad in answer.gradients().items()
+    ]
     chosen = max(found, key=_excess)
     masks = all(own.masks_equal for own, _, _ in found)
     return chosen[0]._replace(masks_equal=masks), chosen[1], chosen[2]
@@ -231,7 +253,5 @@ def _wrong_questions(inputs: Inputs) -> Iterator[tuple[str, Answer]]:
     if heads != kv_heads:
         order = [head % kv_heads for head in range(heads)]  # interleaved where they are grouped
         k, v = inputs.k_BGKD[:, order], inputs.v_BGKV[:, order]
-        mixed = Inputs(
-            inputs.problem, inputs.seed, inputs.q_BHQD, k, v, inputs.grad_BHQV, visible, inputs.scale
-        )
+        mixed = Inputs(inputs.problem, inputs.seed, inputs.q_BHQD, k, v, inputs.grad_BHQV, visible, inputs.scale)
         yield "kv_heads_mixed_up", exact(mixed, backward=False)

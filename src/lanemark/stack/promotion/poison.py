@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +20,18 @@ from torch import Tensor
 @contextlib.contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Inside, memory that torch hands out holds NaN. Operators without a deterministic form run as they are."""
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), fill
+    switch: Any = torch.utils.deterministic  # a module that answers as an object; its stubs do not say so
+    fill = switch.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each operator without a deterministic form warns once
         try:
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = True
+            torch.use_deterministic_algorithms(mode=True, warn_only=True)
+            switch.fill_uninitialized_memory = True
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.utils.deterministic.fill_uninitialized_memory = before[2]
+            switch.fill_uninitialized_memory = fill
 
 
 def is_poisoned(like: Tensor) -> bool:

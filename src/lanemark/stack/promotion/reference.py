@@ -1,10 +1,11 @@
 """What the right answer is, how far the plain dense path is from it, and what planted faults would give.
 
-Three computations over the same rounded inputs:
+Computations over the same rounded inputs:
 
 * `exact` in float64, one head at a time, forward, log-sum-exp and gradients written out. It is the reference.
 * `dense` in the tested type, every operation rounded to it: what torch without any fused kernel gives. Its distance
-  from the reference is the yardstick: a kernel may be about as wrong as that and no more.
+  from the reference is the yardstick: a kernel may be about as wrong as that and no more. For gradients there are two
+  plain ways that differ in their roundings, `recomputed` being the other, and the worse of them counts.
 * `mutants`: the exact answers to slightly wrong questions, rounded once. A fault costs a real kernel at least as much,
   so a rule that lets one of them pass could not have told a broken kernel from a right one.
 """
@@ -36,9 +37,7 @@ class Answer:
         return {name: grad for name, grad in named.items() if grad is not None}
 
 
-def exact(
-    inputs: Inputs, *, backward: bool, visible_BQK: Tensor | None = None, scale: float | None = None
-) -> Answer:
+def exact(inputs: Inputs, *, backward: bool, visible_BQK: Tensor | None = None, scale: float | None = None) -> Answer:
     """Attention in float64. A query without a key gives 0 and a log-sum-exp of plus infinity.
 
     Args:
@@ -87,6 +86,31 @@ def dense(inputs: Inputs, *, backward: bool) -> Answer:
             return Answer(out)
         dq, dk, dv = torch.autograd.grad(out, (leaves.q_BHQD, leaves.k_BGKD, leaves.v_BGKV), leaves.grad_BHQV)
     return Answer(out.detach(), None, dq, dk, dv)
+
+
+def recomputed(inputs: Inputs) -> Answer:
+    """Gradients as flash-attention's backward forms them, plainly: weights again from the scores, and what is taken off
+    their gradient from the *rounded* output. That is most of the error of an early query of a causal case, whose
+    output is large and whose gradient is small; autograd through the dense path does not have it.
+    """
+    q, k, v, grad = (x.detach() for x in (inputs.q_BHQD, inputs.k_BGKD, inputs.v_BGKV, inputs.grad_BHQV))
+    group, dtype = q.shape[1] // k.shape[1], q.dtype
+    out = torch.zeros(*q.shape[:3], v.shape[-1], dtype=dtype, device=q.device)
+    dq, dk, dv = (torch.zeros(x.shape, dtype=torch.float32, device=q.device) for x in (q, k, v))
+    for b in range(q.shape[0]):
+        hidden = ~inputs.visible_BQK[b]
+        empty = hidden.all(-1, keepdim=True)
+        for h in range(q.shape[1]):
+            q_, k_, v_, grad_ = (x.float() for x in (q[b, h], k[b, h // group], v[b, h // group], grad[b, h]))
+            scores = (q_ @ k_.T * inputs.scale).masked_fill(hidden & ~empty, float("-inf"))
+            p = torch.softmax(scores, -1).masked_fill(empty, 0.0)
+            out[b, h] = (p.to(dtype).float() @ v_).to(dtype)
+            taken = (grad_ * out[b, h].float()).sum(-1, keepdim=True)
+            ds = (p * (grad_ @ v_.T - taken)).to(dtype).float()
+            dq[b, h] = ds @ k_ * inputs.scale
+            dk[b, h // group] += ds.T @ q_ * inputs.scale
+            dv[b, h // group] += p.to(dtype).float().T @ grad_
+    return Answer(out, None, dq.to(dtype), dk.to(dtype), dv.to(dtype))
 
 
 def rounded(answer: Answer, dtype: torch.dtype) -> Answer:

@@ -28,7 +28,8 @@ def two_steps(attend: Attend, problem: Problem, dtype: str, *, seed: int, device
     inputs = draw(problem, dtype, seed, device)
     leaves = [x.detach().float().requires_grad_() for x in (inputs.q_BHQD, inputs.k_BGKD, inputs.v_BGKV)]
     optimizer = torch.optim.SGD(leaves, lr=_RATE)
-    losses, failed = [], 0
+    losses: list[float | None] = []
+    failed = 0
     for _ in range(_STEPS):
         optimizer.zero_grad(set_to_none=True)
         q, k, v = (x.to(inputs.q_BHQD.dtype) for x in leaves)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from lanemark.lanes.promotion_claims import Claims
@@ -55,7 +54,7 @@ class Seen:
 def is_replaced(operator: str, device: str) -> bool:
     """Whether an operator of torch runs something that was registered from Python for this device."""
     try:
-        table: str = torch._C._dispatch_dump(operator)
+        table: str = torch._C._dispatch_dump(operator)  # noqa: SLF001 - the dispatcher tells its table nowhere else
     except RuntimeError:
         return False  # no such operator: the name is a kernel's or a range's
     key = {"cpu": "CPU", "cuda": "CUDA"}[device]
@@ -88,7 +87,7 @@ def watch(call: Callable[[], Any], own: Claims, name: str, known: Mapping[str, C
     backward: list[str] = []
     events = list(profiler.events() or [])
     for event in events:
-        on_device = event.device_type == DeviceType.CUDA
+        on_device = str(event.device_type).endswith("CUDA")
         matches = [key for key, claims in tables.items() if _fits(event.name, claims.names)]
         ends = [key for key, claims in tables.items() if _fits(event.name, claims.backward_names)]
         if not matches and not ends:
