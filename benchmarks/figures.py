@@ -190,6 +190,22 @@ FIGURES: Final = (
         meaning="CPU time of verifying one record with its evidence",
     ),
     Figure(
+        name="promotion.broken_rejected",
+        module="promotion",
+        sense=">=",
+        limit=1.0,
+        unit="ratio",
+        meaning="share of draws of broken kernels that the promotion lane rejects, for the right reason",
+    ),
+    Figure(
+        name="promotion.correct_passed",
+        module="promotion",
+        sense=">=",
+        limit=1.0,
+        unit="ratio",
+        meaning="share of draws of correct kernels that pass parity, every one of them with power",
+    ),
+    Figure(
         name="record.seal_append_cpu_ms",
         module="record_cost",
         sense="<=",

@@ -36,6 +36,7 @@ from lanemark.records.errors import LedgerError
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, observed, unavailable, value_of
 from lanemark.records.statement import Evidence, SealedRecord, seal, subjects
+from lanemark.records.terms import RUNGS
 
 #: Files of the attempt that a record rests on, with their media types; the ranks' own follow.
 _ATTEMPT_EVIDENCE: Final = (
@@ -55,6 +56,7 @@ _RANK_EVIDENCE: Final = (
     ("result.json", "application/json"),
     ("bench_telemetry.json", "application/json"),
     ("backend_identity.json", "application/json"),
+    *((f"proofs/{rung}.json", "application/json") for rung in RUNGS),
     ("end.json", "application/json"),
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),

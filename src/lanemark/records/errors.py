@@ -22,7 +22,6 @@ SLUGS: Final[dict[str, str]] = {
     # usage
     "arguments-invalid": "The command line does not parse",
     "preset-unknown": "No preset has that name",
-    "lane-unavailable": "That lane cannot be run by this version",
     "surface-unavailable": "That surface cannot be used by this version",
     "nproc-invalid": "The number of ranks must be a positive whole number",
     "mode-invalid": "The distributed mode does not fit the number of ranks",
@@ -36,6 +35,10 @@ SLUGS: Final[dict[str, str]] = {
     "watch-empty": "No record matches, so that there is no series to watch",
     "against-invalid": "What a run is to be repeated against cannot be meant",
     "cache-source-invalid": "A source of a compile cache is none that can be read",
+    "promotion-case-invalid": "No case of the parity matrix has that name",
+    "candidate-unknown": "No kernel path has that name",
+    "wave-invalid": "A wave of the promotion lane cannot be meant",
+    "wave-empty": "A wave of the promotion lane asks for nothing",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
@@ -90,7 +93,8 @@ SLUGS: Final[dict[str, str]] = {
     "plan-mismatch": "The record's case does not hash to its plan digest",
     "evidence-mismatch": "A piece of evidence is not the one the record names",
     "figures-not-derived": "The record's figures do not follow from its own evidence",
-    "lane-not-shown": "Records of that lane cannot be shown by this version",
+    "promotion-refused": "The named records do not support a promotion",
+    "wave-missing": "There is no manifest of that wave",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
     # surfaces
     "surface-unreachable": "The surface could not be asked",

@@ -54,6 +54,7 @@ FINDINGS: Final[dict[str, str]] = {
     "straggler": "one rank arrived last at nearly every step",
     "seeding_pass": "the run filled the compile cache, so its figures are no benchmark",
     "retried_bootstrap": "the run was tried again after its ranks could not form a process group",
+    "promoted_by_person": "a person promoted the candidate and named the records that it rests on",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
 }
 
