@@ -48,6 +48,7 @@ class Manifest:
         supervisor: who supervises, once somebody does.
         record_id: the sealed record, once there is one.
         appended: whether the ledger took it.
+        execution: which beginning of the run it is: a rented box may be taken away, and the run begun again.
     """
 
     run_id: str
@@ -66,6 +67,7 @@ class Manifest:
     supervisor: Supervisor | None = None
     record_id: str | None = None
     appended: bool = False
+    execution: int = 1
 
     def moved(self, target: State, reason: str, *, same_clock: bool = True) -> Manifest:
         """The manifest after a move. Raises IllegalMoveError when the table forbids it.
@@ -104,6 +106,8 @@ class Manifest:
             doc["supervisor"] = vars(self.supervisor)
         if self.record_id is not None:
             doc["record_id"] = self.record_id
+        if self.execution != 1:
+            doc["execution"] = self.execution
         return doc
 
     @classmethod
@@ -135,6 +139,7 @@ class Manifest:
             supervisor=Supervisor(**who) if who else None,
             record_id=doc.get("record_id"),
             appended=bool(doc.get("appended")),
+            execution=int(doc.get("execution", 1)),
         )
 
 

@@ -5,6 +5,8 @@ case.json           the case, written once before anything starts
 attempt.json        state, transitions, supervisor identity, placement; replaced atomically
 host.json           what the supervisor's host looked like before the ranks started
 launch.json         the exact request: argv, environment settings with their reasons; rank pids
+executions.json     on a rented box: every beginning of the run, the last being this one
+rental.json         on a rented box: the exact request that it was rented with
 exits.json          each rank's end as the supervisor saw it; replaced atomically as they come
 looks.jsonl         what the ranks looked like from outside when nothing moved; one look a line, appended
 named.jsonl         what was concluded from the looks while the ranks ran, and when; one finding a line, appended
@@ -136,6 +138,16 @@ class AttemptPaths:
     @property
     def exits(self) -> Path:
         return self.root / "exits.json"
+
+    @property
+    def executions(self) -> Path:
+        """Every beginning of the run on a rented box; missing elsewhere."""
+        return self.root / "executions.json"
+
+    @property
+    def rental(self) -> Path:
+        """What was asked of the place that rents boxes; missing elsewhere."""
+        return self.root / "rental.json"
 
     @property
     def looks(self) -> Path:
