@@ -6,7 +6,9 @@ Where a mount namespace cannot be made, tests that run containers skip with the 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -81,14 +83,28 @@ class ModalPlane:
         return found
 
 
+_SHARED = contextlib.ExitStack()
+atexit.register(_SHARED.close)
+
+
+@functools.cache
+def shared_plane() -> ModalPlane:
+    """The plane of this process: the SDK keeps one client for as long as a process lives, so there can be one alone."""
+    needs_namespaces()
+    plane = _SHARED.enter_context(modal_plane())
+    os.environ.update(plane.environment)
+    return plane
+
+
 @contextlib.contextmanager
 def modal_plane() -> Iterator[ModalPlane]:
     """Start a plane, and end it with every container it started."""
     with tempfile.TemporaryDirectory(prefix="lm-modal-") as name:
         root = Path(name)
-        with subprocess.Popen(
-            [sys.executable, str(SERVER), str(root)], stdout=subprocess.DEVNULL, stderr=(root / "server.log").open("wb")
-        ) as server:
+        with (
+            (root / "server.log").open("wb") as log,
+            subprocess.Popen([sys.executable, str(SERVER), str(root)], stdout=subprocess.DEVNULL, stderr=log) as server,
+        ):
             try:
                 ready = root / "ready.json"
                 ends = time.monotonic() + 60

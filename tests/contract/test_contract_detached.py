@@ -15,14 +15,18 @@ from pathlib import Path
 import pytest
 
 from lanemark.collect.lock import AttemptLock
+from lanemark.collect.modal_launch import launching_surface
 from lanemark.collect.preparing import prepare
 from lanemark.launch.detached import DetachedSurface, Handle, Status, Submission
 from lanemark.launch.fake import FakeSurface
 from lanemark.launch.fake_detached import FakeDetached
+from lanemark.launch.modal import ModalSurface
+from lanemark.launch.modal_request import Rental
 from lanemark.launch.surface import Placement
 from lanemark.records.attempt import Home
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.errors import SurfaceError
+from modal_plane import IMAGE, shared_plane
 
 CASE = Case(
     lane="training", preset="dense-nano", nproc=1, mode="single", compile="eager", dtype="fp32", steps=4, warmup=1,
@@ -74,7 +78,32 @@ def fake(tmp_path: Path) -> Place:
     return Place(far, Home(tmp_path / "home"), settle)
 
 
-PLACES: Mapping[str, Callable[[Path], Place]] = {"fake": fake}
+class ModalPlace(Place):
+    """Runs on the loopback Modal, each in a real container. What a run does, its own command says."""
+
+    behaviour = "stays"
+
+    def submission(self) -> Submission:
+        does = {"stays": "sleep 60", "finishes": 'echo "{}" > "$LANEMARK_RANK_DIR/end.json"'}[self.behaviour]
+        case = replace(CASE, surface="modal", command=("sh", "-c", does))
+        attempt = prepare(self.home, case, argv=["lanemark", "run"], placement={"cwd": os.getcwd()}, data={})
+        lock = AttemptLock(attempt.paths.lock)
+        assert lock.take()
+        placement = Placement(self.home)
+        assert isinstance(self.surface, ModalSurface)
+        return Submission(attempt.paths, case, self.surface.request(case, placement), placement, lock.fileno())
+
+    def begin(self, behaviour: str) -> tuple[Submission, Handle]:
+        self.behaviour = behaviour
+        return super().begin(behaviour)
+
+
+def modal(tmp_path: Path) -> Place:
+    shared_plane()
+    return ModalPlace(launching_surface(Rental(image=IMAGE)), Home(tmp_path / "home"), lambda handle, behaviour: None)
+
+
+PLACES: Mapping[str, Callable[[Path], Place]] = {"fake": fake, "modal": modal}
 
 
 @pytest.fixture(params=PLACES)

@@ -6,18 +6,20 @@ Everything chosen here that was not asked for carries its reason, which `plan` p
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lanemark.cli.parsing import Parser
 from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.lanes.training import check_window
 from lanemark.launch.environment import CacheLayout
+from lanemark.launch.modal_request import Rental, modal_request
 from lanemark.records.case import LANES, Case, DataAsked, parse_gpu
 from lanemark.records.errors import UsageError
 
 #: One node of the field's boxes has 8 GPUs; on a CPU more ranks than this only measure the scheduler.
 MAX_NPROC = 64
+SURFACES = ("local", "modal")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -48,8 +50,10 @@ def add_arguments(parser: Parser) -> None:
     from lanemark.cli.asked_sparse import add_arguments as add_sparse_arguments
 
     add_sparse_arguments(parser)
+    from lanemark.cli.asked_modal import add_arguments as add_modal_arguments
+
     place = parser.add_argument_group("where")
-    place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
+    place.add_argument("--surface", default="local", metavar="S", help="local (default) or modal")
     place.add_argument(
         "--data", default=None, metavar="PATH|URL",
         help="directory of llm.c token shards, s3://, gs://, az:// or https:// of some, which are staged first, or "
@@ -71,6 +75,7 @@ def add_arguments(parser: Parser) -> None:
         "--cache-from", action="append", default=[], metavar="SOURCE",
         help="seed the compile cache: a .tar.zst (path or URL), a directory, or a URL ending in /; may be repeated",
     )  # fmt: skip
+    add_modal_arguments(parser)
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--collective-timeout", default="600", metavar="S", help="a rank may wait S s in a collective, once compiled"
@@ -129,6 +134,7 @@ class Asked:
         cache_layout: whether ranks share the compile cache: where the case runs, and no part of it.
         cache_from: layers of the seed, in order, as they were given.
         cache_to: where the compile cache is to be captured afterwards, or None.
+        rental: what is to be rented from Modal; None where the run stays here.
     """
 
     case: Case
@@ -139,6 +145,7 @@ class Asked:
     cache_layout: CacheLayout = "shared"
     cache_from: tuple[str, ...] = ()
     cache_to: str | None = None
+    rental: Rental | None = None
 
 
 def understand(args: argparse.Namespace) -> Asked:
@@ -148,17 +155,21 @@ def understand(args: argparse.Namespace) -> Asked:
         raise UsageError(
             "lane-unavailable", f"the {lane} lane is not run by this version", "use `lanemark run training`"
         )
-    if args.surface != "local":
+    if args.surface not in SURFACES:
         raise UsageError(
             "surface-unavailable",
             f"the surface {args.surface[:40]!r} is not available in this version",
-            "use --surface local",
+            f"use one of {', '.join(SURFACES)}",
         )
-    if lane == "sparse":
-        from lanemark.cli import asked_sparse
+    from lanemark.cli import asked_modal, asked_sparse
 
-        return asked_sparse.understand(args)
-    return _training(args)
+    rental = asked_modal.rental(args)
+    asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
+    if rental is not None:
+        modal_request(
+            asked.case, rental
+        )  # refuses a GPU that names no one class, and a time limit beyond the service's
+    return replace(asked, rental=rental)
 
 
 def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:
@@ -227,7 +238,7 @@ def _training(args: argparse.Namespace) -> Asked:
         grad_accum=whole(args.grad_accum, "--grad-accum", 1, 4096),
         seed=whole(args.seed, "--seed", 0, 2**31 - 1),
         data=DataAsked("synthetic") if args.data == "synthetic" else DataAsked("shards"),
-        surface="local",
+        surface=args.surface,
         gpu=str(gpu),
         cache_policy=one_of(policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
         stall_s=seconds(args.stall_timeout, "--stall-timeout"),

@@ -35,6 +35,7 @@ from lanemark.launch.modal_results import (
     listing,
     plain,
 )
+from lanemark.launch.programs import RANK_PROGRAMS
 from lanemark.launch.surface import Placement
 from lanemark.measure.durable import replace_file
 from lanemark.records.attempt import AttemptPaths
@@ -93,7 +94,7 @@ class ModalSurface:
         compiled = case.compile != "eager"
         return ModalRequest(
             surface=self.name,
-            argv=("python", "-m", "lanemark.stack.train"),
+            argv=("python", "-m", RANK_PROGRAMS[case.lane]),
             reference_stack=True,
             working_directory=None,
             settings=(),
