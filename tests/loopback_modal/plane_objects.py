@@ -81,6 +81,16 @@ class Objects:
     async def AppGetLifecycle(self, request: Any) -> Any:
         return pb.AppGetLifecycleResponse(lifecycle=pb.AppLifecycle(app_state=self.app(request.app_id).state))
 
+    async def AppList(self, request: Any) -> Any:
+        """What `modal app list` shows; an app that stopped stays for a while."""
+        stats = [
+            pb.AppListResponse.AppListItem(
+                app_id=app.id, description=app.description, state=app.state, created_at=time.time()
+            )
+            for app in self.state.apps.values()
+        ]
+        return pb.AppListResponse(apps=stats)
+
     async def AppGetLogs(self, request: Any) -> AsyncIterator[Any]:
         lines = [entry for entry in self.state.logs if entry[0] == request.app_id]
         for number, (_, task, text, at) in enumerate(lines):

@@ -70,6 +70,7 @@ class Container:
         reload: see what others committed to it.
         cancelled, taken_away: what is raised here when a person cancels, and when the container has to go.
         results, cache, data: where the Volumes are mounted.
+        sleep: waits between two looks at the worker; the SDK raises into it.
     """
 
     about: Mapping[str, Mapping[str, Any]]
@@ -80,6 +81,7 @@ class Container:
     results: Path = Path(RESULTS)
     cache: Path = Path(CACHE)
     data: Path = Path(DATA)
+    sleep: Callable[[float], None] = time.sleep
 
 
 def run_job(payload: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +210,7 @@ class _Execution:
         assert self._worker is not None
         carry_at_s = time.monotonic() + CARRY_EVERY_S
         while self._worker.poll() is None:
-            time.sleep(_POLL_S)
+            self._container.sleep(_POLL_S)
             if time.monotonic() >= carry_at_s:
                 self._carry_quietly()
                 carry_at_s = time.monotonic() + CARRY_EVERY_S

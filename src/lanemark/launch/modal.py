@@ -176,7 +176,7 @@ class ModalSurface:
             return Status("absent", "nothing was handed over: the results Volume has no intent of it")
         intent = self._json(handle, INTENT)
         app_id = str(intent.get("app_id", ""))
-        if app_id and _stopped(app_id):
+        if app_id and _stopped(app_id, self._volume(handle)[1]):
             return Status("absent", f"app {app_id} has stopped, and no container ever began")
         return Status("unknown", "it was to be handed over, and no container has begun", ids={"app_id": app_id})
 
@@ -341,10 +341,11 @@ def _modal(*arguments: str) -> str:
     return done.stdout
 
 
-def _stopped(app_id: str) -> bool:
+def _stopped(app_id: str, environment: str | None) -> bool:
     """Whether an app is known to have stopped. An app that the service no longer lists is not known to."""
+    where = ("--env", environment) if environment is not None else ()
     try:
-        entries = json.loads(_modal("app", "list", "--json"))
-        return any("stopped" in str(entry).lower() for entry in entries if app_id in str(entry))
-    except (OSError, ValueError, subprocess.SubprocessError):
+        entries = json.loads(_modal("app", "list", "--json", *where))
+        return any(entry["app_id"] == app_id and entry["state"] == "stopped" for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError):
         return False

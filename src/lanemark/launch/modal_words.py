@@ -48,8 +48,8 @@ def lineage(error: BaseException) -> list[str]:
 
 def said(error: BaseException) -> str:
     """An error as one line."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return safe_text(f"{type(error).__name__}: {first}" if first else type(error).__name__)[:300]
+    text = " ".join(str(error).split())
+    return safe_text(f"{type(error).__name__}: {text}" if text else type(error).__name__)[:300]
 
 
 def waiting(status: str | None, task: str | None) -> Status:
