@@ -22,8 +22,8 @@ TOKEN = {"MODAL_TOKEN_ID": "ak-none", "MODAL_TOKEN_SECRET": "as-none"}
 
 def refused_s(home: str, slug: str, environment: dict[str, str]) -> float:
     """Seconds until `lanemark run --surface modal` is refused for the reason `slug`."""
-    command = [sys.executable, "-m", "lanemark", "run", "training", "--surface", "modal", "--image", IMAGE, "--gpu", "cpu",
-               "--data", "synthetic"]  # fmt: skip
+    words = ["--surface", "modal", "--image", IMAGE, "--gpu", "cpu", "--data", "synthetic"]
+    command = [sys.executable, "-m", "lanemark", "run", "training", *words]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
     env = {**kept, "LANEMARK_HOME": home, "MODAL_CONFIG_PATH": f"{home}/no-such-file.toml", **environment}
     began_s = time.monotonic()

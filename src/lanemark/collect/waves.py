@@ -33,7 +33,6 @@ class Entry:
 
     Attributes:
         words: the arguments of `lanemark run` that make it.
-        plan_digest: of its case.
         at_most_dollars: what it can cost: its time limit, at the dearest device it may be served.
         stage: where it is.
         run_id: of its attempt, once one was prepared.
@@ -45,7 +44,6 @@ class Entry:
     """
 
     words: tuple[str, ...]
-    plan_digest: str
     at_most_dollars: float
     stage: Stage = "waiting"
     run_id: str | None = None

@@ -23,7 +23,7 @@ from lanemark.records.errors import LedgerError
 
 
 def wave(*costs: float, at_once: int = 2, max_dollars: float = 100.0) -> Wave:
-    entries = tuple(Entry(("training", f"--seed={n}"), f"sha256:{n}", cost) for n, cost in enumerate(costs))
+    entries = tuple(Entry(("training", f"--seed={n}"), cost) for n, cost in enumerate(costs))
     return Wave("test", entries, at_once, max_dollars)
 
 
