@@ -34,22 +34,30 @@ def main(args: list[str]) -> int:
     verb = parser("run", "Run a benchmark and leave one sealed record. The training and the sparse lane can be run.")
     add_arguments(verb)
     add_repeating(verb)
-    verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")
+    verb.add_argument(
+        "--detach", action="store_true", help="check all, launch, and leave; `lanemark collect` has the record"
+    )
     verb.add_argument("--json", action="store_true", help="print run id, record id, path and state as JSON")
     words = _split_command(args)
     options = verb.parse_args(joined(words))
     if is_asked(options):
         return repeat(args, options, verb)
-    if options.detach:
-        raise UsageError(
-            "value-invalid",
-            "--detach is not available in this version",
-            "run the command under nohup and use `lanemark collect --wait`",
-        )
     asked = understand(options)
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
+    if asked.rental is not None:
+        from lanemark.cli.leaving import report
+        from lanemark.cli.renting import rent, wait_for
+
+        manifest = rent(asked, place, argv=["lanemark", "run", *args])
+        if options.detach:
+            return report(manifest, place, as_json=options.json)
+        return _report(wait_for(place, manifest.run_id), as_json=options.json)
     decided = prepare_run(asked, place, words)
+    if options.detach:
+        from lanemark.cli.leaving import leave, report
+
+        return report(leave(decided, place, argv=["lanemark", "run", *args]), place, as_json=options.json)
     done = run(decided, place, argv=["lanemark", "run", *args])
     return _report(done, as_json=options.json)
 
@@ -94,7 +102,7 @@ def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
     with StopSignals() as stop:
 
         def once(findings: tuple[Finding, ...]) -> Conducted:
-            attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc)
+            attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc, hold=True)
             advise(f"lanemark: {attempt.paths.run_id}: {asked_in_words(case)}")
             watcher = Watcher(attempt)
             try:

@@ -1,28 +1,27 @@
 """`lanemark wave FILE`: a dry run of many isolated runs on Modal; with `--launch`, the runs, collected and summed up.
 
-Without `--launch` nothing is contacted. With it, runs are launched as `lanemark.collect.waves` says, each in an app of its
-own, and collected as they end. Interrupted, it stops launching and leaves what is under way; the same command goes on.
+Without `--launch` nothing is contacted. With it, runs are launched as `lanemark.collect.waves` says, each in an app of
+its own, and collected as they end. Interrupted, it stops launching and leaves what is under way; the same command goes
+on.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from lanemark.cli.leaving import leave
 from lanemark.cli.parsing import advise, home, parser, print_json
 from lanemark.cli.places import places
 from lanemark.cli.renting import carry_data, check_service, decide_rented, surface_for
 from lanemark.cli.wave_file import Planned, read_wave
 from lanemark.collect.collecting import Surfaces, collect_one
 from lanemark.collect.gathering import read_json
-from lanemark.collect.handing_over import Handover, hand_over
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import Manifest
-from lanemark.collect.preparing import prepare
 from lanemark.collect.signals import StopSignals
 from lanemark.collect.waves import Wave, dollars_until, first_trustworthy, following, load, save, states
 from lanemark.launch.modal_prices import PRICES, Prices, read_prices, seconds_rented
@@ -64,7 +63,7 @@ def main(args: list[str]) -> int:
 
 
 def launch(place: Home, path: Path, planned: Planned, wave: Wave, prices: Prices) -> Wave:
-    """Launch, collect, and go on until nothing is left, or until somebody interrupts. Returns the wave as it is then."""
+    """Launch, collect, and go on until nothing is left or somebody interrupts. Returns the wave as it is then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with AttemptLock(path.with_suffix(".lock")) as held, StopSignals() as stop:
         if not held:
@@ -112,28 +111,24 @@ class _Launching:
         asked, entry = self._planned.asked[number], wave.entries[number]
         decided = decide_rented(asked, self._place, build=True)
         carry_data(decided, asked)
-        surface = surface_for(asked)
-        kept = {"cwd": os.getcwd()} | (
-            {} if decided.placement.data_dir is None else {"data_dir": str(decided.placement.data_dir)}
-        )
-        attempt = prepare(
-            self._place, decided.case, argv=["lanemark", "run", *entry.words], placement=kept, data=decided.tokens.doc,
-            hold=True,
-        )  # fmt: skip
-        began_at = wave.began_at or stamp()
-        wave = replace(wave.with_entry(number, stage="launching", run_id=attempt.paths.run_id), began_at=began_at)
-        self._keep(wave)
-        request = surface.request(decided.case, decided.placement)
+        run_ids: list[str] = []
+
+        def note(run_id: str) -> None:
+            nonlocal wave
+            run_ids.append(run_id)
+            began_at = wave.began_at or stamp()
+            wave = self._keep(replace(wave.with_entry(number, stage="launching", run_id=run_id), began_at=began_at))
+
         try:
-            hand_over(
-                self._place, attempt, surface, request, Handover(attempt.manifest, decided.placement, decided.start)
+            leave(
+                decided, self._place, argv=["lanemark", "run", *entry.words], renting=surface_for(asked), prepared=note
             )
         except RunFailed as error:
             advise(f"lanemark: {error}")
             return self._keep(wave.with_entry(number, stage="ended", outcome="error", receipt=False, spent_dollars=0.0))
         except SurfaceError as error:
             advise(f"lanemark: {error}")  # whether it was launched, collecting will say
-        advise(f"lanemark: {attempt.paths.run_id}: {' '.join(entry.words)}")
+        advise(f"lanemark: {run_ids[0]}: {' '.join(entry.words)}")
         return self._keep(wave.with_entry(number, stage="launched"))
 
     def _collect(self, wave: Wave, number: int) -> Wave:

@@ -60,7 +60,7 @@ def read_wave(path: Path, prices: Prices) -> Planned:
 def _parsed(doc: Any) -> tuple[str, int, float, list[list[str]]]:
     unknown = set(doc) - _KNOWN
     if unknown:
-        raise ValueError(f"it has {sorted(unknown)[0]!r}, which means nothing in a wave")
+        raise ValueError(f"it has {min(unknown)!r}, which means nothing in a wave")
     name, at_once, cap = doc["name"], doc.get("at_once", 1), float(doc["max_dollars"])
     if not isinstance(name, str) or RUN_ID.fullmatch(f"{name}-20260101T000000Z-00000000") is None:
         raise ValueError("its name is not of small letters alone")
