@@ -197,16 +197,23 @@ class Containers:
         return Empty()
 
     async def ContainerHeartbeat(self, request: Any) -> Any:
-        """Held open for a while, so that a cancellation reaches the container at once."""
+        """Held open for a while, so that a cancellation reaches the container at once.
+
+        It is told again until the input has ended: a container that has only just been given an input does not know it
+        yet, and lets the first word pass.
+        """
         task = self._task()
         if not task.cancel:
             task.wake.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(task.wake.wait(), 4)
+        elif task.told:
+            await asyncio.sleep(1)
+        task.cancel = [number for number in task.cancel if number in task.inputs]
+        task.told = bool(task.cancel)
         if not task.cancel:
             return pb.ContainerHeartbeatResponse()
-        ids, task.cancel = task.cancel, []
-        return pb.ContainerHeartbeatResponse(cancel_input_event=pb.CancelInputEvent(input_ids=ids))
+        return pb.ContainerHeartbeatResponse(cancel_input_event=pb.CancelInputEvent(input_ids=task.cancel))
 
     async def FunctionGetInputs(self, request: Any) -> Any:
         task, state = self._task(), self.state

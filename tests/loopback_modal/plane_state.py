@@ -93,6 +93,7 @@ class Task:
     served: int = 0
     stop: bool = False
     cancel: list[str] = field(default_factory=list)
+    told: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     #: Volume id → this container's view of it, and what the view held when it was last in step.

@@ -16,8 +16,8 @@ from lanemark.records.errors import LanemarkError, UsageError
 #: verb → (module under `lanemark.cli`, one line of help). The order is the order of use.
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run", "run a benchmark and leave one sealed record"),
-    "wave": ("wave", "plan, launch and sum up many isolated runs on Modal, under a cap on dollars"),
     "plan": ("plan", "print what `run` would launch, as JSON; launch nothing"),
+    "wave": ("wave", "plan, launch and sum up many isolated runs on Modal, under a cap on dollars"),
     "runs": ("runs", "list attempts and their states"),
     "collect": ("collect", "bring detached runs home; seal attempts whose supervisor was lost"),
     "cancel": ("cancel", "end runs and seal their records"),

@@ -118,16 +118,13 @@ def run_in(container: Container, payload: Mapping[str, Any]) -> dict[str, Any]:
         execution.start()
         execution.attend()
     except container.cancelled:
-        execution.end("a person cancelled the call")
-        execution.carry_all(final=True)
+        execution.wind_up("a person cancelled the call", final=True)
         raise
     except container.taken_away:
-        execution.end("the container is taken away")
-        execution.carry_all(final=False)
+        execution.wind_up("the container is taken away", final=False)
         raise
     except BaseException as error:  # whatever it is, it must not reach a collector as an exception
-        execution.end(f"the worker's keeper failed: {reason_of(error)}")
-        done = execution.carry_all(final=True)
+        done = execution.wind_up(f"the worker's keeper failed: {reason_of(error)}", final=True)
         return {**_envelope(done), "error": redact_text(safe_text(reason_of(error)))[:300]}
     return _envelope(execution.carry_all(final=True))
 
@@ -214,6 +211,14 @@ class _Execution:
             if time.monotonic() >= carry_at_s:
                 self._carry_quietly()
                 carry_at_s = time.monotonic() + CARRY_EVERY_S
+
+    def wind_up(self, why: str, *, final: bool) -> Done:
+        """End the worker and carry what it leaves. Who is told twice to go still carries."""
+        try:
+            self.end(why)
+        except (self._container.cancelled, self._container.taken_away):
+            _say("told again to go: what is there is carried now")
+        return self.carry_all(final=final)
 
     def end(self, why: str) -> None:
         """End the worker politely: it seals on its way out."""
