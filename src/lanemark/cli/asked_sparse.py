@@ -15,7 +15,7 @@ from lanemark.records.errors import DataError, UsageError
 from lanemark.records.questions import SparseAsked
 
 #: Backends by name, as `lanemark.stack.sparse.backends` has them: that room needs torch, and this one may not.
-BACKENDS: Final = ("gather", "sdpa_masked", "union", "dense")
+BACKENDS: Final = ("gather", "sdpa_masked", "flex", "flex_flash", "union", "triton", "dense")
 #: Backends whose call is compiled by torch; a case that asks for one compiles a region.
 COMPILED: Final = frozenset({"flex", "flex_flash"})
 #: Arguments that mean nothing here, with the values that say they were not given.

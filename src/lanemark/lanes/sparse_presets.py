@@ -54,7 +54,7 @@ _SMOKE: Final = CaseSet(
         _case("local-512", 512, 64, index_set="local"),
         _case("indexer-512", 512, 64, index_set="indexer", heads=4, kv_heads=1, empty_rows=3),
     ),
-    ("gather", "sdpa_masked", "union", "dense"),
+    ("gather", "union", "dense"),
     warmup=1,
     repeats=5,
 )
