@@ -1,6 +1,6 @@
 """`lanemark wave FILE`: a dry run of many isolated runs on Modal; with `--launch`, the runs, collected and summed up.
 
-Without `--launch` nothing is contacted. With it, runs are launched as `lanemark.collect.waves` says, each in an app of
+Without `--launch` nothing is contacted. With it, runs are launched as `lanemark.collect.modal_waves` says, each in an app of
 its own, and collected as they end. Interrupted, it stops launching and leaves what is under way; the same command goes
 on.
 """
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from lanemark.cli.leaving import leave
+from lanemark.cli.modal_wave_file import Planned, read_wave
 from lanemark.cli.parsing import advise, home, parser, print_json
 from lanemark.cli.places import places
 from lanemark.cli.renting import carry_data, check_service, decide_rented, surface_for
-from lanemark.cli.wave_file import Planned, read_wave
 from lanemark.collect.collecting import Surfaces, collect_one
 from lanemark.collect.gathering import read_json
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import Manifest
+from lanemark.collect.modal_waves import Wave, dollars_until, first_trustworthy, following, load, save, states
 from lanemark.collect.signals import StopSignals
-from lanemark.collect.waves import Wave, dollars_until, first_trustworthy, following, load, save, states
 from lanemark.launch.modal_prices import PRICES, Prices, read_prices, seconds_rented
 from lanemark.observe.clock import stamp
 from lanemark.records.attempt import Home

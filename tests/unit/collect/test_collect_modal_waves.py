@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanemark.collect.waves import (
+from lanemark.collect.modal_waves import (
     Entry,
     Wave,
     dollars_until,

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from lanemark.cli.asked import Asked, add_arguments, understand
 from lanemark.cli.parsing import parser
-from lanemark.collect.waves import Entry, Wave
+from lanemark.collect.modal_waves import Entry, Wave
 from lanemark.launch.modal_prices import Prices, dearest
 from lanemark.launch.modal_request import modal_request
 from lanemark.records.attempt import RUN_ID
