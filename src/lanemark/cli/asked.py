@@ -6,14 +6,14 @@ Everything chosen here that was not asked for carries its reason, which `plan` p
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from lanemark.cli.parsing import Parser
 from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.lanes.training import check_window
 from lanemark.launch.environment import CacheLayout
-from lanemark.launch.modal_request import Rental, modal_request
+from lanemark.launch.modal_request import Rental
 from lanemark.records.case import LANES, Case, DataAsked, parse_gpu
 from lanemark.records.errors import UsageError
 
@@ -165,11 +165,7 @@ def understand(args: argparse.Namespace) -> Asked:
 
     rental = asked_modal.rental(args)
     asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
-    if rental is not None:
-        modal_request(
-            asked.case, rental
-        )  # refuses a GPU that names no one class, and a time limit beyond the service's
-    return replace(asked, rental=rental)
+    return asked_modal.rented(asked, rental)
 
 
 def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:

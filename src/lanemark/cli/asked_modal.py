@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any, Final
 
-from lanemark.cli.asked import whole
+from lanemark.cli.asked import Asked, whole
 from lanemark.cli.parsing import Parser
-from lanemark.launch.modal_request import Bucket, Rental, check
+from lanemark.launch.modal_request import Bucket, Rental, check, modal_request
 from lanemark.records.errors import UsageError
 
 #: Arguments that mean nothing on another surface, with the values that say they were not given.
@@ -83,6 +84,18 @@ def rental(args: argparse.Namespace) -> Rental | None:
     )
     check(asked)
     return asked
+
+
+def rented(asked: Asked, rental: Rental | None) -> Asked:
+    """The same question with what is to be rented for it.
+
+    Raises:
+        UsageError: the GPU names no one class, or the time limit is beyond the service's.
+    """
+    if rental is None:
+        return asked
+    modal_request(asked.case, rental)
+    return replace(asked, rental=rental)
 
 
 def refuse_on_other_surfaces(args: argparse.Namespace) -> None:

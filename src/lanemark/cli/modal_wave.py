@@ -1,8 +1,8 @@
 """`lanemark wave FILE`: a dry run of many isolated runs on Modal; with `--launch`, the runs, collected and summed up.
 
-Without `--launch` nothing is contacted. With it, runs are launched as `lanemark.collect.modal_waves` says, each in an app of
-its own, and collected as they end. Interrupted, it stops launching and leaves what is under way; the same command goes
-on.
+Without `--launch` nothing is contacted. With it, runs are launched as `lanemark.collect.modal_waves` says, each in an
+app of its own, and collected as they end. Interrupted, it stops launching and leaves what is under way; the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(args: list[str]) -> int:
     prices = PRICES if asked.prices is None else read_prices(Path(asked.prices))
     planned = read_wave(Path(asked.file), prices)
     place = home()
-    path = place.root / "waves" / f"{planned.wave.key}.json"
+    path = place.rented_waves / f"{planned.wave.key}.json"
     wave = load(path, planned.wave)
     if asked.launch:
         wave = launch(place, path, planned, wave, prices)

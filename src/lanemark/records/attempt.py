@@ -241,6 +241,11 @@ class Home:
         return self.root / "ledger-copies"
 
     @property
+    def rented_waves(self) -> Path:
+        """State of waves of rented runs, one file each (`lanemark.collect.modal_waves`)."""
+        return self.root / "rented-waves"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 
