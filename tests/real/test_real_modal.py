@@ -190,3 +190,28 @@ def test_another_device_than_the_pinned_one_fails_the_receipt_and_not_the_run(
     assert any(finding["kind"] == "gpu_substituted" for finding in seen["findings"])
     (asked,) = [r for r in plane.requests("FunctionCreate") if r["app_id"] == seen["surface"]["app_id"]["value"]]
     assert asked["function"]["resources"]["gpu_config"] == {"gpu_type": "H100!", "count": 1}
+
+
+SPARSE = {"backends": ["gather", "union"], "repeats": 2, "cases": [
+    {"name": "local", "sequence": 200, "topk": 16, "heads": 2, "kv_heads": 1, "head_dim": 32, "index_set": "local"},
+]}  # fmt: skip
+
+
+def test_the_sparse_lane_is_left_there_and_collected_with_every_backend_observed(
+    plane: ModalPlane, tmp_path: Path
+) -> None:
+    cases = tmp_path / "own.json"
+    cases.write_text(json.dumps(SPARSE))
+    run_id = launch_and_kill(plane, tmp_path, "sparse", "--preset", str(cases), *RENT, "--gpu", "cpu")
+    done = lanemark(plane, tmp_path, "collect", run_id, "--wait")
+    assert done.returncode == 0, done.stderr + plane.logs()[-3000:]
+    assert lanemark(plane, tmp_path, "verify", run_id).returncode == 0
+    seen = predicate(plane, tmp_path, run_id)
+    assert seen["outcome"]["receipt"] is True
+    assert seen["sparse"]["collector"]["lifecycle"] == "detached"
+    assert seen["surface"]["call_id"]["value"].startswith("fc-")
+    here = lanemark(plane, tmp_path, "run", "sparse", "--preset", str(cases), "--gpu", "cpu", "--json")
+    local = predicate(plane, tmp_path, json.loads(here.stdout)["run_id"])
+    assert {**seen["case"], "surface": "local"} == local["case"]
+    parts = ("requested", "results", "does_not_prove")
+    assert [shape(seen["sparse"].get(part)) for part in parts] == [shape(local["sparse"].get(part)) for part in parts]
