@@ -40,6 +40,7 @@ from lanemark.collect.steps import (
     NoteIds,
     Seal,
     Snapshot,
+    applied,
     overdue,
     step,
 )
@@ -180,7 +181,7 @@ class _Collection:
 
     def go(self) -> Collected:
         manifest = load_or_recover(self._paths)
-        if manifest.state.final and manifest.appended and manifest.recovered is None:
+        if manifest.state.final and manifest.appended:
             return Collected(manifest.run_id, "done", manifest=manifest)
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
@@ -343,9 +344,7 @@ class _Collection:
         """One action, durably. Returns the manifest as it is on disk then."""
         handlers: dict[type, Callable[[], Manifest]] = {
             Look: lambda: self._look(manifest),
-            NoteIds: lambda: self._keep(replace(manifest, ids={**manifest.ids, **action.ids})),
-            Enter: lambda: self._keep(manifest.moved(action.state, action.reason)),
-            Conclude: lambda: self._keep(replace(manifest, end=action.end)),
+            **dict.fromkeys((NoteIds, Enter, Conclude), lambda: self._keep(applied(manifest, action))),
             Snapshot: lambda: self._snapshot(manifest, action.name),
             Fetch: lambda: self._fetched(manifest),
             Seal: lambda: self._seal(manifest, action),

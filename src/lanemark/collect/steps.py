@@ -25,7 +25,7 @@ publishes without clobbering and adopts what is there; a final state is never le
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from lanemark.collect.manifest import End, Manifest
@@ -101,8 +101,9 @@ class Done:
 
 Action = Look | NoteIds | Enter | Conclude | Snapshot | Fetch | Seal | Append | Leave | Done
 
-#: States from which a run may end without ever having been seen to run.
+#: Failures of a run that never had a rank.
 _NEVER_RAN: Final = frozenset({"start_failed"})
+#: Ends of which no call graph is taken.
 _UNEVENTFUL: Final = frozenset({"finished", "absent"})
 
 
@@ -146,6 +147,15 @@ def _ended(manifest: Manifest, end: End, *, same_clock: bool) -> Action:
     if manifest.state is State.DETACHED and ran:
         return Enter(State.RUNNING, "it ran unseen: its end is the first that a collector saw of it")
     return Seal(ending_of(manifest, end, same_clock=same_clock))
+
+
+def applied(manifest: Manifest, action: NoteIds | Enter | Conclude) -> Manifest:
+    """The manifest after an action that is nothing but a line in it. Raises IllegalMoveError as `Manifest.moved`."""
+    if isinstance(action, NoteIds):
+        return replace(manifest, ids={**manifest.ids, **action.ids})
+    if isinstance(action, Conclude):
+        return replace(manifest, end=action.end)
+    return manifest.moved(action.state, action.reason)
 
 
 def _snapshot(name: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from typing import Final
 
 from lanemark.collect.collecting import Collected, Surfaces, collect_many
 from lanemark.collect.lock import AttemptLock
@@ -14,7 +16,10 @@ from lanemark.records.attempt import RUN_ID, AttemptPaths, Home
 from lanemark.records.errors import LanemarkError
 
 #: Outcomes after which there was something to tell.
-_TOLD = ("sealed", "appended", "problem")
+_TOLD: Final = ("sealed", "appended", "problem")
+
+#: A launcher makes the directory and takes its lock within a millisecond; a disk may be slow.
+_BEGINNING_S: Final = 10.0
 
 
 def run_ids(home: Home) -> list[str]:
@@ -51,7 +56,10 @@ def attempts(home: Home, only: Sequence[str] | None = None) -> tuple[list[Manife
 def _is_being_prepared(paths: AttemptPaths) -> bool:
     """Whether a launcher is at work in a directory that holds no question yet."""
     if not paths.lock.exists():
-        return paths.root.is_dir() and not any(paths.root.iterdir())
+        try:
+            return time.time() - paths.root.stat().st_mtime < _BEGINNING_S
+        except OSError:
+            return False
     lock = AttemptLock(paths.lock)
     if not lock.take():
         return True
@@ -70,7 +78,7 @@ def seal_lost(home: Home, only: Sequence[str] | None = None) -> list[Collected]:
     unsettled = [
         home.attempt(manifest.run_id)
         for manifest in known
-        if manifest.surface in local and not (manifest.state.final and manifest.appended and not manifest.recovered)
+        if manifest.surface in local and not (manifest.state.final and manifest.appended)
     ]
     free = [paths for paths in unsettled if _is_free(paths)]
     return [done for done in collect_many(home, free, local) if done.outcome in _TOLD and done.line is not None]
