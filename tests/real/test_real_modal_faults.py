@@ -19,7 +19,7 @@ from lanemark.collect.modal_launch import launching_surface
 from lanemark.collect.preparing import prepare
 from lanemark.launch.detached import Handle, Status, Submission
 from lanemark.launch.modal import ModalSurface
-from lanemark.launch.modal_request import Rental
+from lanemark.launch.modal_request import Bucket, Rental
 from lanemark.launch.surface import Placement
 from lanemark.records.attempt import Home
 from lanemark.records.case import Case, DataAsked
@@ -45,9 +45,9 @@ def plane() -> Iterator[ModalPlane]:
 class Run:
     """One run, handed over."""
 
-    def __init__(self, home: Path, does: str) -> None:
+    def __init__(self, home: Path, does: str, rental: Rental = Rental(image=IMAGE)) -> None:  # noqa: B008 - frozen
         case = replace(CASE, command=("sh", "-c", does))
-        self.surface: ModalSurface = launching_surface(Rental(image=IMAGE))
+        self.surface: ModalSurface = launching_surface(rental)
         self.attempt = prepare(Home(home), case, argv=["lanemark", "run"], placement={}, data={})
         lock = AttemptLock(self.attempt.paths.lock)
         assert lock.take()
@@ -192,6 +192,23 @@ def test_a_launcher_that_died_before_its_call_left_an_app_that_can_be_ended(plan
     assert found.word in ("unknown", "absent")
     surface.cancel(Handle(run_id, "modal", dict(found.ids)), "it will never begin")
     assert surface.probe(Handle(run_id, "modal", {})).word == "absent"
+
+
+def test_secrets_and_a_bucket_reach_the_run_and_no_file_that_is_kept(plane: ModalPlane, tmp_path: Path) -> None:
+    plane.order("secret", name="hub", variables={"HUB_WORD": "sesame-of-the-hub"})
+    bucket = plane.root / "buckets" / "tokens" / "fineweb"
+    bucket.mkdir(parents=True)
+    (bucket / "shard.bin").write_bytes(b"x")
+    does = """test "$(printf %s "$HUB_WORD" | sha256sum | cut -c1-8)" = 01ab00d3 && test -f /lanemark/bucket/shard.bin \\
+        && ! touch /lanemark/bucket/mine && echo "{}" > "$LANEMARK_RANK_DIR/end.json\""""
+    run = Run(tmp_path, does, Rental(image=IMAGE, secrets=("hub",), bucket=Bucket("tokens", "fineweb/")))
+    run.until("finished")
+    run.predicate()
+    assert run.attempt.paths.rank(0).end.is_file(), plane.logs()[-2000:]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"sesame-of-the-hub" in path.read_bytes()]
+    assert kept == []
+    (made,) = plane.requests("FunctionCreate")[-1:]
+    assert made["function"]["cloud_bucket_mounts"][0]["read_only"] is True
 
 
 # the first five seconds
