@@ -12,6 +12,7 @@ from typing import Any
 from lanemark.cli.asked import add_arguments, understand
 from lanemark.cli.deciding import decide
 from lanemark.cli.parsing import home, parser, print_json
+from lanemark.cli.renting import plan_rented
 from lanemark.lanes.presets import Preset
 from lanemark.lanes.prewarm import prewarm_plan
 from lanemark.launch.local import LocalSurface
@@ -33,6 +34,9 @@ def main(args: list[str]) -> int:
         return 0
     asked = understand(options)
     place = home()
+    if asked.rental is not None:
+        print_json(plan_rented(asked, place))
+        return 0
     decided = decide(asked, place, build=False)
     request = LocalSurface().request(decided.case, decided.placement)
     on_gpu = decided.case.gpu != "cpu" and decided.devices["device_class"].status == "observed"

@@ -64,6 +64,14 @@ def main(args: list[str]) -> int:
     asked = understand(options)
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
+    if asked.rental is not None:
+        from lanemark.cli.leaving import report
+        from lanemark.cli.renting import rent, wait_for
+
+        manifest = rent(asked, place, argv=["lanemark", "run", *args])
+        if options.detach:
+            return report(manifest, place, as_json=options.json)
+        return _report(wait_for(place, manifest.run_id), as_json=options.json)
     decided = prepare_run(asked, place, words)
     artifacts, argv = resolve_artifacts(options.artifacts, place), ["lanemark", "run", *args]
     if options.detach:

@@ -44,6 +44,8 @@ _ATTEMPT_EVIDENCE: Final = (
     ("host.json", "application/json"),
     ("host_end.json", "application/json"),
     ("launch.json", "application/json"),
+    ("executions.json", "application/json"),
+    ("rental.json", "application/json"),
     ("exits.json", "application/json"),
     ("looks.jsonl", "application/jsonl"),
     ("named.jsonl", "application/jsonl"),

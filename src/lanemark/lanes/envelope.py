@@ -149,14 +149,16 @@ def envelope(facts: AttemptFacts) -> dict[str, Any]:
         "record_version": RECORD_VERSION,
         "lane": facts.case.lane,
         "run_id": manifest["run_id"],
-        "attempt": 1,
+        "attempt": manifest.get("execution", 1),
         "plan_digest": facts.case.digest,
         "assurance": "self_attested",
         "case": facts.case.to_json(),
         "surface": {
             "name": facts.case.surface,
-            "app_id": local,
-            "call_id": local,
+            **{
+                key: looked_up(surface, key, "the surface") if key in surface else local
+                for key in ("app_id", "call_id")
+            },
             **{key: looked_up(surface, key, "host probe") for key in ("hostname", "boot_id", "virtualization")},
         },
         "times": {

@@ -6,6 +6,8 @@ attempt.json        state, transitions, supervisor identity, placement; replaced
 host.json           what the supervisor's host looked like before the ranks started
 handover.json       what a launcher that leaves hands over: manifest, placement, what was done before the launch
 launch.json         the exact request: argv, environment settings with their reasons; rank pids
+executions.json     on a rented box: every beginning of the run, the last being this one
+rental.json         on a rented box: the exact request that it was rented with
 exits.json          each rank's end as the supervisor saw it; replaced atomically as they come
 looks.jsonl         what the ranks looked like from outside when nothing moved; one look a line, appended
 named.jsonl         what was concluded from the looks while the ranks ran, and when; one finding a line, appended
@@ -164,6 +166,16 @@ class AttemptPaths:
         return self.root / "exits.json"
 
     @property
+    def executions(self) -> Path:
+        """Every beginning of the run on a rented box; missing elsewhere."""
+        return self.root / "executions.json"
+
+    @property
+    def rental(self) -> Path:
+        """What was asked of the place that rents boxes; missing elsewhere."""
+        return self.root / "rental.json"
+
+    @property
     def looks(self) -> Path:
         return self.root / "looks.jsonl"
 
@@ -232,6 +244,11 @@ class Home:
     def ledger_copies(self) -> Path:
         """Copies and indexes of ledgers on remote storage, one directory each; all of it may be deleted."""
         return self.root / "ledger-copies"
+
+    @property
+    def rented_waves(self) -> Path:
+        """State of waves of rented runs, one file each (`lanemark.collect.modal_waves`)."""
+        return self.root / "rented-waves"
 
     @property
     def data(self) -> Path:

@@ -53,6 +53,7 @@ FINDINGS: Final[dict[str, str]] = {
     "secrets_redacted": "an argument looked like a secret and was not stored",
     "straggler": "one rank arrived last at nearly every step",
     "seeding_pass": "the run filled the compile cache, so its figures are no benchmark",
+    "begun_again": "the container was taken away and the run begun again",
     "retried_bootstrap": "the run was tried again after its ranks could not form a process group",
     "promoted_by_person": "a person promoted the candidate and named the records that it rests on",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
