@@ -52,9 +52,11 @@ def add_arguments(parser: Parser) -> None:
         "--prewarm", default="auto", metavar="W",
         help="compile one block on each rank before the ranks share the model: auto (default) or off",
     )  # fmt: skip
+    from lanemark.cli.asked_script import add_arguments as add_script_arguments
     from lanemark.cli.asked_sparse import add_arguments as add_sparse_arguments
 
     add_sparse_arguments(parser)
+    add_script_arguments(parser)
     from lanemark.cli.asked_promotion import add_arguments as add_promotion_arguments
 
     add_promotion_arguments(parser)
@@ -165,7 +167,16 @@ def understand(args: argparse.Namespace) -> Asked:
             f"the surface {args.surface[:40]!r} is not available in this version",
             f"use one of {', '.join(SURFACES)}",
         )
-    from lanemark.cli import asked_modal, asked_promotion, asked_sparse
+    from lanemark.cli import asked_modal, asked_promotion, asked_script, asked_sparse
+
+    if getattr(args, "command", ()):
+        if lane != "training":
+            raise UsageError(
+                "value-invalid", f"a command of your own is measured in the training lane, not in the {lane} lane",
+                "use `lanemark run training -- COMMAND`",
+            )  # fmt: skip
+        asked_modal.refuse_on_other_surfaces(args)
+        return asked_script.understand(args)
 
     if lane == "promotion":
         raise UsageError(
@@ -176,6 +187,20 @@ def understand(args: argparse.Namespace) -> Asked:
     rental = asked_modal.rental(args)
     asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
     return asked_modal.rented(asked, rental)
+
+
+def parsed(parser: Parser, words: list[str]) -> argparse.Namespace:
+    """The arguments before `--`, parsed, with what stands behind it as `command`: a tuple, empty for none.
+
+    Raises:
+        UsageError: the arguments do not parse, or nothing stands behind `--`.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    options.command = tuple(words[end + 1 :])
+    if end < len(words) and not options.command:
+        raise UsageError("arguments-invalid", "nothing stands behind `--`", "name the command, or leave `--` out")
+    return options
 
 
 def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:
@@ -194,7 +219,9 @@ def cache_layout(args: argparse.Namespace) -> CacheLayout:
 
 def _training(args: argparse.Namespace) -> Asked:
     """The training lane's case."""
-    refuse_arguments(args, "training", {"backends": None, "repeats": None, "time_indexer": False})
+    refuse_arguments(
+        args, "training", {"backends": None, "repeats": None, "time_indexer": False, "tokens_per_step": None}
+    )
     recipe = preset("dense-nano" if args.preset is None else args.preset)
     nproc = whole(args.nproc, "--nproc", 1, MAX_NPROC, slug="nproc-invalid")
     reasons: dict[str, str] = {}

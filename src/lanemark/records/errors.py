@@ -70,6 +70,7 @@ SLUGS: Final[dict[str, str]] = {
     # gates
     "torch-missing": "The training stack needs torch, which this interpreter does not have",
     "gpu-missing": "The requested GPU class is not on this host",
+    "command-missing": "The command cannot be found or executed",
     "compiler-missing": "Compiled runs on a CPU need a C++ compiler",
     "disk-short": "There is too little free disk for the attempt",
     "home-unwritable": "The Lanemark home cannot be written",
