@@ -36,6 +36,7 @@ from lanemark.records.errors import LedgerError
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, observed, unavailable, value_of
 from lanemark.records.statement import Evidence, SealedRecord, seal, subjects
+from lanemark.records.terms import RUNGS
 
 #: Files of the attempt that a record rests on, with their media types; the ranks' own follow.
 _ATTEMPT_EVIDENCE: Final = (
@@ -43,10 +44,14 @@ _ATTEMPT_EVIDENCE: Final = (
     ("host.json", "application/json"),
     ("host_end.json", "application/json"),
     ("launch.json", "application/json"),
+    ("executions.json", "application/json"),
+    ("rental.json", "application/json"),
     ("exits.json", "application/json"),
     ("looks.jsonl", "application/jsonl"),
     ("named.jsonl", "application/jsonl"),
     ("supervisor.log", "text/plain"),
+    ("stdout.log", "text/plain"),
+    ("stderr.log", "text/plain"),
 )
 _RANK_EVIDENCE: Final = (
     ("beacon.page", "application/octet-stream"),
@@ -55,10 +60,12 @@ _RANK_EVIDENCE: Final = (
     ("result.json", "application/json"),
     ("bench_telemetry.json", "application/json"),
     ("backend_identity.json", "application/json"),
+    *((f"proofs/{rung}.json", "application/json") for rung in RUNGS),
     ("end.json", "application/json"),
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),
     ("stderr.log", "text/plain"),
+    ("claim.json", "application/json"),
 )
 #: `<look>-<rank>-<what>` (lanemark.launch.looking).
 _LOOK_DUMP: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,4}-(flight\.json|stack\.json|stack\.txt)")
