@@ -36,9 +36,9 @@ def bench(session: RankSession) -> None:
         raise ValueError("the case has no question of the sparse lane")
     beacon.enter("import")
     from lanemark.lanes.sparse_identity import BASELINE
+    from lanemark.measure.cache_use import cache_use
     from lanemark.measure.compiling import watch_compilations
     from lanemark.measure.peaks import memory_peaks
-    from lanemark.stack.cache_use import cache_use
     from lanemark.stack.sparse.bench import expect, measure, selectors
     from lanemark.stack.sparse.problem import draw_problem
 
