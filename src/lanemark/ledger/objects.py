@@ -447,7 +447,7 @@ def _has_writer(path: str, age_s: float) -> bool:
 
 
 def _make_folder(directory: Path) -> None:
-    """Make a two-digit directory; all of them once there are several, so that few records wait for one to be durable."""
+    """Make a two-digit directory; all of them once there are several: few records then wait for one to be durable."""
     parent, names = directory.parent, [directory.name]
     _make_directories(parent)
     with os.scandir(parent) as entries:
