@@ -15,13 +15,13 @@ from typing import Any
 from lanemark.cli.deciding import Decided
 from lanemark.cli.gates import check_cache
 from lanemark.cli.parsing import advise
+from lanemark.collect.keeping import capture_after
 from lanemark.collect.preparing import Attempt
-from lanemark.collect.starting import Start, coverage_observed, rank_words
+from lanemark.collect.starting import Start, coverage_observed
+from lanemark.launch.command import local_surface
 from lanemark.launch.environment import apply_settings
-from lanemark.launch.local import LocalSurface
 from lanemark.observe.fingerprint import fingerprint
 from lanemark.records.attempt import State
-from lanemark.stage.capture import capture_cache
 from lanemark.stage.coverage import check_coverage
 from lanemark.stage.seeding import seed_cache
 
@@ -46,7 +46,7 @@ def warm_up_cache(decided: Decided, words: list[str]) -> Decided:
     if cache_dir is None or case.compile == "eager":
         return decided
     cache_dir = cache_dir.absolute()
-    environ = apply_settings(os.environ, LocalSurface().request(case, placement).settings)
+    environ = apply_settings(os.environ, local_surface(case).request(case, placement).settings)
     seen = fingerprint(environ, devices=decided.devices)
     if case.cache_policy == "cold":
         layers = [untried(source.shown, source.kind, "a cold start is measured") for source in decided.sources]
@@ -56,7 +56,10 @@ def warm_up_cache(decided: Decided, words: list[str]) -> Decided:
         for layer in done:
             advise(f"lanemark: seed {layer.source}: {layer.outcome.replace('_', ' ')}, {layer.reason}")
     coverage = check_coverage(cache_dir, case, placement.cache_layout, fingerprint=seen)
-    remedy = shlex.join(["lanemark", "run", *without_policy(training_words(words)), "--cache-policy", "seed"])
+    ours = words[: words.index("--")] if "--" in words else words
+    remedy = shlex.join(
+        ["lanemark", "run", *without_policy(training_words(ours)), "--cache-policy", "seed", *words[len(ours) :]]
+    )
     check_cache(case, cache_dir, placement.cache_layout, coverage, remedy=remedy)
     return replace(decided, start=Start(layers, coverage_observed(coverage).to_json(), seen))
 
@@ -69,22 +72,7 @@ def untried(source: str, kind: str, reason: str) -> dict[str, Any]:
 
 def keeper(decided: Decided, attempt: Attempt) -> Callable[[State], str | None] | None:
     """What captures the cache after the run, where the operator said where to; else None."""
-    destination, cache_dir, seen = decided.capture_to, decided.placement.cache_dir, decided.start.fingerprint
-    if destination is None or cache_dir is None or seen is None:
-        return None
-
-    def keep(_state: State) -> str | None:
-        done = capture_cache(
-            cache_dir.absolute(),
-            destination,
-            case=decided.case,
-            layout=decided.placement.cache_layout,
-            fingerprint=seen,
-            rank_reports=rank_words(attempt.paths, decided.case.nproc),
-            run_id=attempt.paths.run_id,
-        )
-        if not done.captured:
-            return f"the compile cache was not captured: {done.reason}"
-        return f"the compile cache was captured to {str(destination)!r}: {done.reason}, {done.digest}"
-
-    return keep
+    return capture_after(
+        decided.case, attempt.paths, decided.placement, capture_to=decided.capture_to,
+        fingerprint=decided.start.fingerprint,
+    )  # fmt: skip

@@ -17,19 +17,22 @@ from lanemark.records.schema_startup import CachePolicy
 PathClass = Literal[
     "object_mount", "network_volume", "local_disk", "ram", "page_cache", "synthetic", "mixed", "unknown",
 ]  # fmt: skip
-ModeAsked = Literal["single", "ddp", "fsdp2"]
-PostureAsked = Literal["eager", "regional", "model"]
+#: `any` stands in cases of a command of the user's own alone: nothing was asked for, and what was there is observed.
+ModeAsked = Literal["single", "ddp", "fsdp2", "any"]
+PostureAsked = Literal["eager", "regional", "model", "any"]
 
 
 class DataAskedPart(Part):
     """Which tokens the case asks for."""
 
-    kind: Literal["shards", "synthetic"] = Field(
-        description="`shards`: token files. `synthetic`: made up in memory, which measures no data path."
+    kind: Literal["shards", "synthetic", "own"] = Field(
+        description="`shards`: token files. `synthetic`: made up in memory, which measures no data path. `own`: a "
+        "command brings its own, which nothing here identifies."
     )
     dataset_digest: Digest | None = Field(
         default=None,
-        description="Digest over the shards' digests. Missing for synthetic tokens, which are no data set.",
+        description="Digest over the shards' digests. Missing for synthetic tokens, which are no data set, "
+        "and for a command's own.",
     )
 
 
@@ -38,8 +41,10 @@ class CasePart(Part):
 
     preset: Text = Field(description="The named recipe, or the name of the case set.")
     nproc: Positive = Field(description="Ranks asked for, all on one node.")
-    mode: ModeAsked = Field(description="How ranks are to share the work.")
-    compile: PostureAsked = Field(description="Compile posture: nothing, one repeated region, or the whole model.")
+    mode: ModeAsked = Field(description="How ranks are to share the work. `any`: a command's own affair.")
+    compile: PostureAsked = Field(
+        description="Compile posture: nothing, one repeated region, or the whole model. `any`: a command's own affair."
+    )
     data: DataAskedPart = Field(description="The tokens asked for.")
     surface: Text = Field(description="Where it is to run: `local`, `modal`.")
     gpu: Text = Field(description="GPU specification, `NAME[!|+][:COUNT]`, `cpu` or `any`; `!` admits no substitute.")
@@ -205,6 +210,39 @@ class PackagePart(Part):
     imported: Observed[bool] = Field(description="Whether it could be imported, from a probe or from the ranks.")
 
 
+class PinnedWheelPart(Part):
+    """What a pinned wheel holds, and what is installed under its name."""
+
+    distribution: Text = Field(description="Distribution name, from the wheel.")
+    version: Text = Field(description="Its version, from the wheel.")
+    contents: Digest = Field(description="Digest over the paths and hashes of the files that installing it copies.")
+    installed: Observed[Digest] = Field(
+        description="The same over the files installed here, each read. Absent when none are installed."
+    )
+
+
+class ArtifactPart(Part):
+    """One pinned object, whose bytes were held to its digest."""
+
+    name: Text = Field(description="Its name at the source.")
+    bytes: Count = Field(description="Its size.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Its digest, hexadecimal.")
+    wheel: PinnedWheelPart | None = Field(default=None, description="What it holds, where it is a wheel.")
+
+
+class ArtifactsPart(Part):
+    """What the image was built from, as `artifacts.json` pins it, beside what is installed."""
+
+    source: Text = Field(description="The place that they were staged from, without parameters and credentials.")
+    verification: Literal["manifest", "provider", "unverified"] = Field(
+        description="Against what their bytes were held; `manifest` is `artifacts.json`."
+    )
+    image: Observed[Digest] = Field(
+        description="The image that `artifacts.json` ties them to. Absent when it names none; `image.digest` ran."
+    )
+    entries: Many[ArtifactPart] = Field(description="The objects, in name order.")
+
+
 class ToolchainPart(Part):
     """Versions, digests and import outcomes of what the number rests on."""
 
@@ -212,6 +250,11 @@ class ToolchainPart(Part):
     torch_build: Observed[str] = Field(description="torch's version with its build tag, from the ranks.")
     nccl: Observed[str] = Field(description="NCCL version, from the ranks. Absent on a CPU.")
     cxx: Observed[str] = Field(description="First line of the C++ compiler's `--version`.")
+    artifacts: Observed[ArtifactsPart] | None = Field(
+        default=None,
+        description="Pinned wheels and other artifacts beside what is installed. Missing where a run pinned none, and "
+        "in records made before this was looked at.",
+    )
 
 
 class ShardRef(Part):
@@ -313,7 +356,9 @@ class RankExitPart(Part):
 
     rank: Count = Field(description="The rank.")
     pid: Count = Field(description="Its process id; 0 when none was seen.")
-    status: Observed[int] = Field(description="Exit status. Absent when a signal ended it.")
+    status: Observed[int] = Field(
+        description="Exit status. Absent when a signal ended it, unavailable when the launcher of a command took it."
+    )
     signal: Observed[str] = Field(description="The signal that ended it. Absent when it ended by itself.")
     signal_by: Literal["nobody", "supervisor", "other", "unknown"] = Field(description="Who sent that signal.")
     end_marker: bool = Field(description="Whether it left its clean end marker, written last of all.")
