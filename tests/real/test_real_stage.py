@@ -223,7 +223,7 @@ def test_keys_that_expire_on_the_way_are_named_and_new_ones_go_on(
     fill(source, shards=5)
     # Eight pieces are on their way at once: when a ninth is asked for, at least one has arrived.
     proxy.faults.append(Fault("expired", "GET", "x_train", for_ever=True, after=staging.WORKERS))
-    error = refused(source, tmp_path / "data", "stage-denied")
+    error = refused(source, tmp_path / "data", "stage-denied", patience_s=60.0)
     assert "ExpiredToken" in str(error)
     assert not (tmp_path / "data").exists()
     proxy.faults.clear()

@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+from lanemark.cli.artifacts import add_artifacts, planned_artifacts
 from lanemark.cli.asked import add_arguments, understand
 from lanemark.cli.deciding import decide
 from lanemark.cli.parsing import home, parser, print_json
@@ -25,10 +26,13 @@ def main(args: list[str]) -> int:
     """Print the plan. Exit 0."""
     verb = parser("plan", "Print what `run` would launch, as JSON; launch nothing.")
     add_arguments(verb)
+    add_artifacts(verb)
     verb.add_argument("--json", action="store_true", help="accepted for symmetry: a plan is always JSON")
-    asked = understand(verb.parse_args(args))
+    options = verb.parse_args(args)
+    asked = understand(options)
     place = home()
     decided = decide(asked, place, build=False)
+    artifacts = planned_artifacts(options.artifacts, place)
     request = LocalSurface().request(decided.case, decided.placement)
     on_gpu = decided.case.gpu != "cpu" and decided.devices["device_class"].status == "observed"
     prewarm = prewarm_plan(decided.case, cuda=on_gpu)
@@ -44,6 +48,7 @@ def main(args: list[str]) -> int:
                 "layers": [{"source": source.shown, "kind": source.kind} for source in decided.sources],
                 **({} if decided.capture_to is None else {"capture_to": str(decided.capture_to)}),
             },
+            **({"artifacts": artifacts} if artifacts else {}),
             **({"prewarm": {"planned": prewarm.do, "reason": prewarm.reason}} if decided.case.takes_steps else {}),
             **({} if asked.preset is None else {"model": model_facts(asked.preset, decided.case.sequence)}),
             "request": request.to_json(),
