@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,8 @@ def resolve_artifacts(source: str | None, home: Home) -> dict[str, Any]:
         entries.append(entry)
     doc: dict[str, Any] = {"source": done.source, "verification": done.verification, "entries": entries}
     return doc if pins.image is None else {**doc, "image": pins.image}
+
+
+def with_artifacts(data: Mapping[str, Any], artifacts: Mapping[str, Any]) -> dict[str, Any]:
+    """What was seen of the data, and beside it what is pinned, as an attempt's manifest keeps both."""
+    return {**data, **({"artifacts": dict(artifacts)} if artifacts else {})}

@@ -29,7 +29,7 @@ from lanemark.launch.looking import LookPlan
 from lanemark.launch.supervise import Limits, Supervision, Tick, supervise
 from lanemark.launch.surface import LaunchRequest, Placement, Surface
 from lanemark.measure.durable import replace_file
-from lanemark.observe.clock import ClockWatch
+from lanemark.observe.clock import ClockWatch, stamp
 from lanemark.observe.compile_cache import inventory
 from lanemark.observe.reading import reason_of
 from lanemark.observe.snapshot import host_snapshot
@@ -106,7 +106,8 @@ def conduct(
         LedgerError: the attempt is already supervised by another process.
     """
     paths = attempt.paths
-    with AttemptLock(paths.lock) as held:
+    lock = attempt.lock or AttemptLock(paths.lock)
+    with lock as held:
         if not held:
             raise LedgerError(
                 "attempt-unreadable", f"attempt {paths.run_id} is supervised by another process", "wait for it to end"
@@ -166,6 +167,7 @@ class _Run:
         self._findings = list(findings)
         self._launched = False
         self._supervision: Supervision | None = None
+        self._completed_at: str | None = None
 
     def go(
         self,
@@ -205,6 +207,8 @@ class _Run:
             on_look=LiveNaming(paths, case, on_named),
             interrupted=interrupted,
         )
+        if self._supervision.reason == "all_ended":
+            self._completed_at = stamp()
 
     def _move(self, state: State, reason: str) -> None:
         self.manifest = self.manifest.moved(state, reason)
@@ -240,6 +244,7 @@ class _Run:
             supervisor_error=text if self._launched else None,
             findings=tuple(self._findings),
             exits=exits,
+            completed_at=self._completed_at,
         )
 
     def keep_cache(self, state: State, keep: Callable[[State], str | None] | None) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ FINDINGS: Final[dict[str, str]] = {
     "interrupted": "the supervisor was told to stop",
     "supervisor_failed": "the supervisor itself failed while it watched the ranks",
     "supervisor_lost": "the supervisor died without sealing a record",
+    "never_launched": "the launcher died before it launched anything",
+    "surface_failed": "the surface ended the run, or could not start it",
+    "result_expired": "the run's result was no longer kept when it was collected",
     "undecided": "the run failed and the evidence does not say why",
     "compile_divergence": "some ranks were compiling while the others waited for them in a collective",
     "collective_mismatch": "ranks waited for one another in different collectives",
@@ -51,6 +54,7 @@ FINDINGS: Final[dict[str, str]] = {
     "straggler": "one rank arrived last at nearly every step",
     "seeding_pass": "the run filled the compile cache, so its figures are no benchmark",
     "retried_bootstrap": "the run was tried again after its ranks could not form a process group",
+    "promoted_by_person": "a person promoted the candidate and named the records that it rests on",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
 }
 
