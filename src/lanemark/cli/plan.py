@@ -36,11 +36,11 @@ def main(args: list[str]) -> int:
         return 0
     asked = understand(options)
     place = home()
+    artifacts = planned_artifacts(options.artifacts, place)
     if asked.rental is not None:
-        print_json(plan_rented(asked, place))
+        print_json({**plan_rented(asked, place), **({"artifacts": artifacts} if artifacts else {})})
         return 0
     decided = decide(asked, place, build=False)
-    artifacts = planned_artifacts(options.artifacts, place)
     request = local_surface(decided.case).request(decided.case, decided.placement)
     on_gpu = decided.case.gpu != "cpu" and decided.devices["device_class"].status == "observed"
     prewarm = prewarm_plan(decided.case, cuda=on_gpu)
