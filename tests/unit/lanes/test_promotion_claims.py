@@ -132,7 +132,13 @@ def test_every_gpu_class_has_an_architecture_to_plan_with():
 
 def test_a_wave_asks_each_candidate_for_what_it_claims_and_says_what_it_leaves_out():
     asked, left = questions(PRESETS["smoke"], "cpu")
-    assert {question.asked.candidate for question in asked} == {"sdpa_math", "sdpa_flash", "gather", "union", "sdpa_masked"}
+    assert {question.asked.candidate for question in asked} == {
+        "sdpa_math",
+        "sdpa_flash",
+        "gather",
+        "union",
+        "sdpa_masked",
+    }
     assert {question.asked.direction for question in asked if question.asked.mode == DENSE} == {"backward"}
     reasons = {(each.candidate, each.reason) for each in left}
     assert {("fa4", "arch_unsupported"), ("flex", "slow_on_cpu"), ("triton", "arch_unsupported")} <= reasons

@@ -14,7 +14,12 @@ EVERY = (*DENSE, *SPARSE, *DENSE_SMOKE, *SPARSE_SMOKE)
 
 def axes(name):
     p = problem_of(name)
-    shared = {"length": length_of(p), "dim": f"{p.head_dim}x{p.head_dim_v}", "grouping": p.grouping, "scale": p.input_scale}
+    shared = {
+        "length": length_of(p),
+        "dim": f"{p.head_dim}x{p.head_dim_v}",
+        "grouping": p.grouping,
+        "scale": p.input_scale,
+    }
     if p.masking == "sparse":
         return {**shared, "topk": p.topk, "empty": p.empty_rows > 0}
     return {**shared, "masking": p.masking}

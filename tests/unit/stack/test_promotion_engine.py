@@ -71,7 +71,9 @@ def test_a_right_kernel_passes_with_power_and_its_gradients_too(name):
             assert (stands.state, stands.reason.partition(":")[0]) == ("inconclusive", "unobserved")
 
 
-@pytest.mark.parametrize(("name", "mode"), [("gather", "exact_token"), ("union", "block_superset"), ("sdpa_masked", "dense_masked")])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("gather", "exact_token"), ("union", "block_superset"), ("sdpa_masked", "dense_masked")]
+)
 def test_the_sparse_lanes_backends_are_candidates(name, mode):
     stands = campaign.tried(name, kernel_zoo.SPARSE_CASE, repeats=FEW)
     assert stands.rejection is None, stands.reason
@@ -250,7 +252,9 @@ def test_distances_worked_out_by_hand():
     assert distance(off, reference).row == pytest.approx(0.25), "a row that should be 0 counts by its size"
     off[2, 1] = float("nan")
     assert distance(off, reference).masks_equal is False
-    assert lse_error(torch.tensor([1.0, float("-inf")]), torch.tensor([1.5, float("inf")]).double()) == pytest.approx(0.5)
+    assert lse_error(torch.tensor([1.0, float("-inf")]), torch.tensor([1.5, float("inf")]).double()) == pytest.approx(
+        0.5
+    )
     assert lse_error(torch.tensor([float("inf"), 1.0]), torch.tensor([1.5, float("inf")]).double()) is None
 
 
@@ -290,7 +294,9 @@ def test_fa4_is_cross_compiled_without_a_device():
     from lanemark.stack.promotion.compiled import cross_compile_fa4
 
     if find_spec("flash_attn") is None or find_spec("cutlass") is None:
-        pytest.skip("needs the `fa4` extra (flash-attn-4 with nvidia-cutlass-dsl and triton, over a gigabyte), not installed")
+        pytest.skip(
+            "needs the `fa4` extra (flash-attn-4 with nvidia-cutlass-dsl and triton, over a gigabyte), not installed"
+        )
     import os
 
     assert cross_compile_fa4(os.environ)["done"]
