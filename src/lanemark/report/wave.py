@@ -101,7 +101,8 @@ def wave_view(manifest: Mapping[str, Any], digest: str, contradicted: Sequence[s
     states += "" if manifest["whole"] else "; the wave was ended early"
     claim = f"{found['ready']} of {plural(found['records'], 'record')} ready"
     return WaveView(
-        title=visible(manifest["wave"]), claim=claim, states=visible(states), created_at=visible(manifest["created_at"]),
+        title=visible(manifest["wave"]), claim=claim, states=visible(states),
+        created_at=visible(manifest["created_at"]),
         digest=visible(digest),
         rows=tuple(_row(row, ()) for row in records), matrices=tuple(matrices),
         left_out=_left_out(manifest.get("left_out", ())), contradicted=tuple(map(visible, contradicted)),
