@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from lanemark.cli.artifacts import add_artifacts, resolve_artifacts, with_artifacts
 from lanemark.cli.asked import Asked, add_arguments, understand
 from lanemark.cli.deciding import Decided, decide
 from lanemark.cli.gates import compiler, devices, disk_room, home_writable, training_stack
@@ -35,8 +38,11 @@ def main(args: list[str]) -> int:
         "run", "Run a benchmark and leave one sealed record; in the promotion lane one for each case of a wave."
     )
     add_arguments(verb)
+    add_artifacts(verb)
     add_repeating(verb)
-    verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")
+    verb.add_argument(
+        "--detach", action="store_true", help="check all, launch, and leave; `lanemark collect` has the record"
+    )
     verb.add_argument("--json", action="store_true", help="print run id, record id, path and state as JSON")
     words = _split_command(args)
     options = verb.parse_args(joined(words))
@@ -47,11 +53,9 @@ def main(args: list[str]) -> int:
         )  # fmt: skip
     if is_asked(options):
         return repeat(args, options, verb)
-    if options.detach:
+    if options.lane == "promotion" and options.detach:
         raise UsageError(
-            "value-invalid",
-            "--detach is not available in this version",
-            "run the command under nohup and use `lanemark collect --wait`",
+            "value-invalid", "--detach is not available for a wave of the promotion lane", "leave --detach out"
         )
     if options.lane == "promotion":
         from lanemark.cli.wave import run_wave
@@ -61,7 +65,12 @@ def main(args: list[str]) -> int:
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
     decided = prepare_run(asked, place, words)
-    done = run(decided, place, argv=["lanemark", "run", *args])
+    artifacts, argv = resolve_artifacts(options.artifacts, place), ["lanemark", "run", *args]
+    if options.detach:
+        from lanemark.cli.leaving import leave, report
+
+        return report(leave(decided, place, argv=argv, artifacts=artifacts), place, as_json=options.json)
+    done = run(decided, place, argv=argv, artifacts=artifacts)
     return _report(done, as_json=options.json)
 
 
@@ -94,16 +103,25 @@ def prepare_run(asked: Asked, place: Home, words: list[str]) -> Decided:
     return warm_up_cache(decided, words)
 
 
-def run(decided: Decided, place: Home, *, argv: list[str], wave: str | None = None) -> Conducted:
+def run(
+    decided: Decided,
+    place: Home,
+    *,
+    argv: list[str],
+    artifacts: Mapping[str, Any] = MappingProxyType({}),
+    wave: str | None = None,
+) -> Conducted:
     """Prepare and conduct one attempt in this process, with progress on stderr and signals turned into an ending.
 
     Args:
         decided: the case with nothing open.
         place: the home.
         argv: the command line, as it stands in the record.
+        artifacts: what is pinned of the image's wheels and other artifacts.
         wave: the wave that the attempt belongs to, where there is one.
     """
     case, placement = decided.case, decided.placement
+    data = with_artifacts(decided.tokens.doc, artifacts)
     kept = {"cwd": os.getcwd()} if wave is None else {"cwd": os.getcwd(), "wave": wave}
     if placement.data_dir is not None:
         kept["data_dir"] = str(placement.data_dir)
@@ -112,7 +130,7 @@ def run(decided: Decided, place: Home, *, argv: list[str], wave: str | None = No
     with StopSignals() as stop:
 
         def once(findings: tuple[Finding, ...]) -> Conducted:
-            attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc)
+            attempt = prepare(place, case, argv=argv, placement=kept, data=data, hold=True)
             advise(f"lanemark: {attempt.paths.run_id}: {asked_in_words(case)}")
             watcher = Watcher(attempt)
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from lanemark.cli.artifacts import resolve_artifacts
 from lanemark.cli.asked_promotion import AskedWave, understand_wave
 from lanemark.cli.parsing import advise, home, print_json
 from lanemark.collect.conduct import Conducted
@@ -29,12 +30,14 @@ def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> 
     check_new(place.waves, wave.name)
     for line in left_out_lines(wave):
         advise(f"lanemark: {line}")
+    artifacts = resolve_artifacts(options.artifacts, place)
     done: list[Conducted] = []
     for number, asked in enumerate(wave.asked, 1):
         question = asked.case.promotion
         assert question is not None
         advise(f"lanemark: wave {wave.name}, {number} of {len(wave.asked)}: {question.candidate}")
-        done.append(run(prepare_run(asked, place, words), place, argv=argv, wave=wave.name))
+        decided = prepare_run(asked, place, words)
+        done.append(run(decided, place, argv=argv, artifacts=artifacts, wave=wave.name))
         if done[-1].manifest.state.value == "cancelled":
             break
     rows = [wave_row(each.record.id, decode(each.record.data)["predicate"]) for each in done]

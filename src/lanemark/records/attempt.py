@@ -4,13 +4,17 @@ attempts/<run-id>/
 case.json           the case, written once before anything starts
 attempt.json        state, transitions, supervisor identity, placement; replaced atomically
 host.json           what the supervisor's host looked like before the ranks started
+handover.json       what a launcher that leaves hands over: manifest, placement, what was done before the launch
 launch.json         the exact request: argv, environment settings with their reasons; rank pids
 exits.json          each rank's end as the supervisor saw it; replaced atomically as they come
 looks.jsonl         what the ranks looked like from outside when nothing moved; one look a line, appended
 named.jsonl         what was concluded from the looks while the ranks ran, and when; one finding a line, appended
 looks/              what hung ranks answered, verbatim: <look>-<rank>-flight.json, <look>-<rank>-stack.txt
+polls.jsonl         what collectors saw of a detached run; one look a line, appended
+snapshots/          call graphs of a detached run, taken on time-out or error
+supervisor.log      what a detached supervisor printed: nothing, unless it broke
 reserve             preallocated bytes, given back when the record must be written to a full disk
-supervisor.lock     held (flock) by the supervising process for as long as it lives
+supervisor.lock     held (flock) by whoever writes here: launcher, then supervisor; or a collector
 record.json         the sealed bytes, once there are any
 ranks/<n>/
 beacon.page     mmap'd: where the rank is, readable from outside at any time (measure/beacon.py)
@@ -171,6 +175,23 @@ class AttemptPaths:
     def look_dumps(self) -> Path:
         """Directory of what ranks answered when they were asked."""
         return self.root / "looks"
+
+    @property
+    def handover(self) -> Path:
+        return self.root / "handover.json"
+
+    @property
+    def polls(self) -> Path:
+        return self.root / "polls.jsonl"
+
+    @property
+    def snapshots(self) -> Path:
+        """Directory of call graphs."""
+        return self.root / "snapshots"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
 
     @property
     def reserve(self) -> Path:

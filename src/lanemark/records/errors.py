@@ -5,6 +5,7 @@
     │   └── DataError       exit 2   data or a file named by the request is missing, truncated or mislabelled
     ├── GateRefused         exit 4   a gate would not start the run; `remedy` is the command that satisfies it
     ├── RunFailed           exit 1   the run ended badly (a record exists and says how)
+    ├── SurfaceError        exit 1   the place where a run happens could not be asked; the run itself may be well
     ├── StageError          exit 1   staging did not end in verified data; what was there before is as it was
     ├── RecordError         exit 1   a record cannot be read, or does not verify
     └── LedgerError         exit 1   the ledger or an attempt directory cannot be used
@@ -44,6 +45,8 @@ SLUGS: Final[dict[str, str]] = {
     "shard-truncated": "A shard is shorter than its header says",
     "shard-mislabelled": "A file is not a token shard of the expected layout",
     "manifest-invalid": "The manifest beside the shards cannot be used",
+    "artifacts-invalid": "The list of pinned artifacts cannot be used",
+    "artifacts-unpinned": "The source of artifacts pins none of them",
     "manifest-mismatch": "A shard is not the one its manifest describes",
     "vocab-mismatch": "A token id is outside the preset's vocabulary",
     "corpus-empty": "No source files were found to build a corpus from",
@@ -93,6 +96,8 @@ SLUGS: Final[dict[str, str]] = {
     "promotion-refused": "The named records do not support a promotion",
     "wave-missing": "There is no manifest of that wave",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
+    # surfaces
+    "surface-unreachable": "The surface could not be asked",
     # signatures and the log
     "cryptography-missing": "Signing and checking signatures need `cryptography`, which this interpreter does not have",
     "key-exists": "A key file exists already",
@@ -160,6 +165,10 @@ class GateRefused(LanemarkError):  # noqa: N818 - a refusal is not a fault; the 
 
 class RunFailed(LanemarkError):  # noqa: N818 - reads as the outcome it reports
     """The run ended badly: exit 1, and a record exists that says how."""
+
+
+class SurfaceError(LanemarkError):
+    """A surface could not be asked about a run: exit 1. Nothing is concluded from that, and the run may go on."""
 
 
 class StageError(LanemarkError):

@@ -27,7 +27,7 @@ NAMES = {
     "sdpa_masked_math": [MATH, "aten::bmm", "aten::_softmax", "aten::scatter_"],
     "dense": [FUSED],
     "dense_math": [MATH, "aten::bmm", "aten::_softmax"],
-    "flex": ["graph_0_cpp_fused_flex_attention_0", "aten::scatter_"],
+    "flex": ["CompiledFxGraph f75f4yo4hdvooobg: cpp_fused_flex_attention_0", "aten::scatter_"],
     "triton": ["gather_attention_kernel"],
 }
 #: Names as GPUs show them (field notes; torch's own templates).

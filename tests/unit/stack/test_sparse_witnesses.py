@@ -197,6 +197,11 @@ def compiled() -> dict[str, dict[str, Any]]:
     return {name: measured(CASE, name) for name in ("flex", "flex_flash")}
 
 
+#: torch's compiler itself imports what torch has deprecated.
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+
+
+@DEPRECATED
 @pytest.mark.slow
 def test_compiled_flex_reads_whole_blocks(compiled: dict[str, dict[str, Any]]) -> None:
     seen = compiled["flex"]
@@ -204,6 +209,7 @@ def test_compiled_flex_reads_whole_blocks(compiled: dict[str, dict[str, Any]]) -
     assert value_of(seen["parity"])["passed"] is True  # type: ignore[index]
 
 
+@DEPRECATED
 @pytest.mark.slow
 def test_an_ignored_kernel_option_is_named(compiled: dict[str, dict[str, Any]]) -> None:
     if torch.cuda.is_available():

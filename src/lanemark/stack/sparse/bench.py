@@ -168,7 +168,7 @@ def _peak(problem: Problem) -> dict[str, Any]:
 
 def _did_not_run(error: Exception) -> dict[str, Any]:
     """A backend that raised: everything that would have been seen of it is unavailable, for that reason."""
-    said = error.what if isinstance(error, LanemarkError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    said = error.what if isinstance(error, LanemarkError) else " ".join(f"{type(error).__name__}: {error}".split())
     why = f"the backend did not run: {said}"[:300]
 
     def missing(source: str) -> dict[str, Any]:

@@ -3,9 +3,6 @@
 Whole blocks of keys that no query of a block chose are skipped; inside a visited block every row is read and masked.
 `flex_flash` asks for FA4's kernels by an option that is honoured on few devices and ignored without a word elsewhere:
 it is here because that is a fallback worth catching.
-
-The kernels of the compiled graph carry their names into a profile (`cpp.enable_kernel_profile`): without it a profiler
-sees the hash of a graph and no kernel in it.
 """
 
 from __future__ import annotations
@@ -28,8 +25,9 @@ _SHAPES: Final = 512
 def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # `fullgraph` makes whatever keeps the compiler from compiling an error, and not a slow success.
-    return torch.compile(flex_attention, fullgraph=True, options={"cpp.enable_kernel_profile": True})
+    # `fullgraph` makes whatever keeps the compiler from compiling an error, and not a slow success. Shapes are compiled
+    # one by one: for sizes left open the C++ template makes code that g++ refuses (torch 2.13, on a CPU).
+    return torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
 def flex(q_BHSD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, indices_BSK: Tensor) -> tuple[Tensor, None]:
