@@ -24,8 +24,17 @@ _REQUESTS: dict[str, Callable[[Case, Placement], LaunchRequest]] = {
 }
 
 
-def leave(decided: Decided, home: Home, *, argv: list[str], artifacts: Mapping[str, Any] | None = None) -> Manifest:
+def leave(
+    decided: Decided,
+    home: Home,
+    *,
+    argv: list[str],
+    artifacts: Mapping[str, Any] | None = None,
+    wave: str | None = None,
+) -> Manifest:
     """Prepare an attempt and leave it with its surface. Returns as soon as it is handed over.
+
+    `wave` is the wave of the promotion lane that the attempt belongs to, where there is one.
 
     Raises:
         GateRefused: the attempt cannot be prepared.
@@ -35,7 +44,7 @@ def leave(decided: Decided, home: Home, *, argv: list[str], artifacts: Mapping[s
     case, placement = decided.case, decided.placement
     surface = place_named(case.surface)
     request = _REQUESTS[case.surface](case, placement)
-    kept = {"cwd": os.getcwd()}
+    kept = {"cwd": os.getcwd()} if wave is None else {"cwd": os.getcwd(), "wave": wave}
     if placement.data_dir is not None:
         kept["data_dir"] = str(placement.data_dir)
     if placement.cache_dir is not None:
