@@ -190,6 +190,14 @@ FIGURES: Final = (
         meaning="CPU time of verifying one record with its evidence",
     ),
     Figure(
+        name="modal.preflight_s",
+        module="modal",
+        sense="<=",
+        limit=5,
+        unit="s",
+        meaning="until a run on Modal that cannot start is refused with what to do",
+    ),
+    Figure(
         name="promotion.broken_rejected",
         module="promotion",
         sense=">=",

@@ -84,7 +84,7 @@ def worker_facts(session: RankSession, device: torch.device) -> dict[str, Any]:
     """What this worker saw of itself, for `observed.json`."""
     import torch.distributed as dist
 
-    from lanemark.stack.facts import device_facts, torch_facts
+    from lanemark.measure.torch_facts import device_facts, torch_facts
 
     alone = not (dist.is_available() and dist.is_initialized())
     source = "torch.distributed.is_initialized"

@@ -38,6 +38,8 @@ def slug_of(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> st
         ("value-invalid", ["--steps", "9"]),
         ("value-invalid", ["--backends", "gather"]),
         ("nproc-invalid", ["--nproc", "2"]),
+        ("surface-unavailable", ["--surface", "modal"]),
+        ("value-invalid", ["--", "python", "train.py"]),
         ("wave-invalid", ["--preset", "missing.json"]),
     ],
 )
@@ -71,6 +73,10 @@ def test_a_wave_file_that_cannot_be_meant(
 
 def test_a_run_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     assert slug_of(capsys, "run", "promotion", "--repeat", "3") == "value-invalid"
+
+
+def test_one_run_is_left_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert slug_of(capsys, "run", "promotion", "--gpu", "cpu", "--detach") == "value-invalid"
 
 
 def test_a_wave_that_is_not_there(capsys: pytest.CaptureFixture[str], home: Path) -> None:
