@@ -13,20 +13,22 @@ from lanemark.cli.parsing import Parser
 from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.lanes.training import check_window
 from lanemark.launch.environment import CacheLayout
+from lanemark.launch.modal_request import Rental
 from lanemark.records.case import LANES, Case, DataAsked, parse_gpu
 from lanemark.records.errors import UsageError
 
 #: One node of the field's boxes has 8 GPUs; on a CPU more ranks than this only measure the scheduler.
 MAX_NPROC = 64
+SURFACES = ("local", "modal")
 
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of `lanemark run LANE …` and `lanemark plan LANE …`."""
-    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; this version runs `training` and `sparse`")
+    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; each is its own question")
     group = parser.add_argument_group("what is asked")
     group.add_argument("--preset", default=None, metavar="P",
-        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); or, in the sparse lane, a case set: "
-        "smoke (default), matrix, or a FILE",
+        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); in the sparse and promotion lanes a set "
+        "of cases: smoke (default), matrix, or a FILE",
     )  # fmt: skip
     group.add_argument("--nproc", default="1", metavar="N", help="ranks on this node (default 1)")
     group.add_argument(
@@ -34,7 +36,12 @@ def add_arguments(parser: Parser) -> None:
     )
     group.add_argument("--gpu", default="any", metavar="SPEC", help="NAME[!][:COUNT], cpu or any (default any)")
     group.add_argument("--compile", default="eager", metavar="C", help="eager, regional or model (default eager)")
-    group.add_argument("--dtype", default=None, metavar="D", help="fp32 or bf16 (default: bf16 on a GPU, else fp32)")
+    group.add_argument(
+        "--dtype",
+        default=None,
+        metavar="D",
+        help="fp32 or bf16 (default: bf16 on a GPU, else fp32); also fp16 in the promotion lane",
+    )
     group.add_argument("--steps", default=None, metavar="N", help="optimizer steps in all, warm-up included")
     group.add_argument("--warmup", default=None, metavar="K", help="leading steps (or calls) never measured")
     group.add_argument("--sequence", default=None, metavar="T", help="tokens in a sequence (default: the preset's)")
@@ -50,8 +57,13 @@ def add_arguments(parser: Parser) -> None:
 
     add_sparse_arguments(parser)
     add_script_arguments(parser)
+    from lanemark.cli.asked_promotion import add_arguments as add_promotion_arguments
+
+    add_promotion_arguments(parser)
+    from lanemark.cli.asked_modal import add_arguments as add_modal_arguments
+
     place = parser.add_argument_group("where")
-    place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
+    place.add_argument("--surface", default="local", metavar="S", help="local (default) or modal")
     place.add_argument(
         "--data", default=None, metavar="PATH|URL",
         help="directory of llm.c token shards, s3://, gs://, az:// or https:// of some, which are staged first, or "
@@ -73,6 +85,7 @@ def add_arguments(parser: Parser) -> None:
         "--cache-from", action="append", default=[], metavar="SOURCE",
         help="seed the compile cache: a .tar.zst (path or URL), a directory, or a URL ending in /; may be repeated",
     )  # fmt: skip
+    add_modal_arguments(parser)
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--collective-timeout", default="600", metavar="S", help="a rank may wait S s in a collective, once compiled"
@@ -131,6 +144,7 @@ class Asked:
         cache_layout: whether ranks share the compile cache: where the case runs, and no part of it.
         cache_from: layers of the seed, in order, as they were given.
         cache_to: where the compile cache is to be captured afterwards, or None.
+        rental: what is to be rented from Modal; None where the run stays here.
     """
 
     case: Case
@@ -141,35 +155,38 @@ class Asked:
     cache_layout: CacheLayout = "shared"
     cache_from: tuple[str, ...] = ()
     cache_to: str | None = None
+    rental: Rental | None = None
 
 
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
-    if lane == "promotion":
-        raise UsageError(
-            "lane-unavailable", f"the {lane} lane is not run by this version", "use `lanemark run training`"
-        )
-    if args.surface != "local":
+    if args.surface not in SURFACES:
         raise UsageError(
             "surface-unavailable",
             f"the surface {args.surface[:40]!r} is not available in this version",
-            "use --surface local",
+            f"use one of {', '.join(SURFACES)}",
         )
+    from lanemark.cli import asked_modal, asked_promotion, asked_script, asked_sparse
+
     if getattr(args, "command", ()):
         if lane != "training":
             raise UsageError(
                 "value-invalid", f"a command of your own is measured in the training lane, not in the {lane} lane",
                 "use `lanemark run training -- COMMAND`",
             )  # fmt: skip
-        from lanemark.cli import asked_script
-
+        asked_modal.refuse_on_other_surfaces(args)
         return asked_script.understand(args)
-    if lane == "sparse":
-        from lanemark.cli import asked_sparse
 
-        return asked_sparse.understand(args)
-    return _training(args)
+    if lane == "promotion":
+        raise UsageError(
+            "value-invalid", "the promotion lane asks for a wave of cases, which is no single case",
+            "use `lanemark run promotion` or `lanemark plan promotion`",
+        )  # fmt: skip
+    refuse_arguments(args, lane, asked_promotion.PROMOTION_ONLY)
+    rental = asked_modal.rental(args)
+    asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
+    return asked_modal.rented(asked, rental)
 
 
 def parsed(parser: Parser, words: list[str]) -> argparse.Namespace:
@@ -254,7 +271,7 @@ def _training(args: argparse.Namespace) -> Asked:
         grad_accum=whole(args.grad_accum, "--grad-accum", 1, 4096),
         seed=whole(args.seed, "--seed", 0, 2**31 - 1),
         data=DataAsked("synthetic") if args.data == "synthetic" else DataAsked("shards"),
-        surface="local",
+        surface=args.surface,
         gpu=str(gpu),
         cache_policy=one_of(policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
         stall_s=seconds(args.stall_timeout, "--stall-timeout"),

@@ -15,13 +15,13 @@ from lanemark.records.errors import DataError, UsageError
 from lanemark.records.questions import SparseAsked
 
 #: Backends by name, as `lanemark.stack.sparse.backends` has them: that room needs torch, and this one may not.
-BACKENDS: Final = ("gather", "sdpa_masked", "union", "dense")
+BACKENDS: Final = ("gather", "sdpa_masked", "flex", "flex_flash", "union", "triton", "dense")
 #: Backends whose call is compiled by torch; a case that asks for one compiles a region.
 COMPILED: Final = frozenset({"flex", "flex_flash"})
 #: Arguments that mean nothing here, with the values that say they were not given.
 _OF_STEPS: Final[dict[str, Any]] = {
     "mode": None, "steps": None, "sequence": None, "micro_batch": None, "grad_accum": "1", "prewarm": "auto",
-    "data": None, "compile": "eager", "collective_timeout": "600", "dtype": None, "seed": "0",
+    "compile": "eager", "collective_timeout": "600", "dtype": None, "seed": "0",
     "tokens_per_step": None,
 }  # fmt: skip
 _LARGEST_FILE_BYTES: Final = 1024 * 1024
@@ -39,6 +39,8 @@ def add_arguments(parser: Parser) -> None:
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError or DataError; reads a case set's file and no more."""
     refuse_arguments(args, "sparse", _OF_STEPS)
+    if args.data not in (None, "synthetic"):  # what its inputs are in any case
+        raise UsageError("value-invalid", "--data means nothing in the sparse lane", "leave --data out")
     chosen = case_set("smoke" if args.preset is None else args.preset)
     reasons: dict[str, str] = {}
     for name, given in (("backends", args.backends), ("warmup", args.warmup), ("repeats", args.repeats)):

@@ -60,8 +60,9 @@ _SCATTER: Final = r"aten::scatter_?$"
 _UNIQUE: Final = r"aten::_unique2$"
 _BMM: Final = r"aten::bmm$"
 _SOFTMAX: Final = r"aten::_softmax$"
-#: Compiled flex attention: its Triton template on CUDA, its C++ template on a CPU (torch/_inductor/kernel/flex).
-_FLEX: Final = r"(?:triton_tem_fused_|\w*cpp_)\w*flex_attention"
+#: Compiled flex attention: a kernel of its Triton template on CUDA; on a CPU the graph that was called, by the kernels
+#: in its stored code (torch/_inductor/kernel/flex; `lanemark.stack.sparse.graphs`).
+_FLEX: Final = r"(?:triton_tem_fused_\w*|^CompiledFxGraph \w+: cpp_fused_\w*)flex_(?:attention|decoding)"
 #: flex over FA4's kernels, on CUDA only; the name of the class that CUTLASS mangles into its kernels.
 _FLEX_FLASH: Final = r"kernel_cutlass_\w*flash_?attn|FlashAttentionForwardSm"
 #: This lane's own Triton kernel (lanemark.stack.sparse.triton_kernel).

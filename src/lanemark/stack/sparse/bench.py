@@ -97,7 +97,7 @@ def measure(
         return {**doc, **_did_not_run(error)}
     doc |= {
         "no_grad": observed(not out.requires_grad and out.grad_fn is None, "autograd marks of the output").to_json(),
-        "errors": _errors(backend, out, lse, expected).to_json(),
+        "errors": _errors(backend, out.detach(), None if lse is None else lse.detach(), expected).to_json(),
         "telemetry": {
             "profile": _telling(seen).to_json(),
             "canary": passes.to_json(),
@@ -133,6 +133,8 @@ def _errors(backend: str, out: Tensor, lse: Tensor | None, expected: Expected) -
     wanted = expected.dense if backend == BASELINE else expected.chosen
     if wanted is None:
         return unavailable(_PARITY, "there is no reference of the baseline")
+    if out.shape != wanted[0].shape:
+        return unavailable(_PARITY, f"the output is of shape {tuple(out.shape)}, not {tuple(wanted[0].shape)}")
     error = largest_error(out, wanted[0])
     if error == float("inf"):
         return unavailable(_PARITY, "the output holds values that are not finite")
@@ -166,7 +168,7 @@ def _peak(problem: Problem) -> dict[str, Any]:
 
 def _did_not_run(error: Exception) -> dict[str, Any]:
     """A backend that raised: everything that would have been seen of it is unavailable, for that reason."""
-    said = error.what if isinstance(error, LanemarkError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    said = error.what if isinstance(error, LanemarkError) else " ".join(f"{type(error).__name__}: {error}".split())
     why = f"the backend did not run: {said}"[:300]
 
     def missing(source: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lanemark.lanes.sparse_identity import CANARY, PROFILER
 from lanemark.records.observation import Observation, absent, observed, unavailable
 from lanemark.stack.sparse.contract import PADDING
+from lanemark.stack.sparse.graphs import cache_directory, with_kernels
 from lanemark.stack.sparse.problem import Problem
 
 #: A call of the backend over keys, values and indices; queries stay as they are.
@@ -49,8 +50,12 @@ def profile(call: Callable[[], object], *, on_cuda: bool) -> Observation[list[di
     except Exception as error:  # a profiler that cannot look is an answer, and no reason to lose the run
         return unavailable(PROFILER, f"{type(error).__name__}: {error}"[:300])
     names: dict[str, str] = {}
+    cache = cache_directory()
     for event in events:
-        names.setdefault(str(event.name)[:300], "kernel" if str(event.device_type).endswith("CUDA") else "op")
+        kind = "kernel" if str(event.device_type).endswith("CUDA") else "op"
+        if (name := str(event.name)[:300]) not in names:
+            for each in with_kernels(name, cache):
+                names.setdefault(each, kind)
     return observed([{"name": name, "kind": kind} for name, kind in names.items()], PROFILER)
 
 
