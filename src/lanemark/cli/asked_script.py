@@ -53,6 +53,11 @@ def understand(args: argparse.Namespace) -> Asked:
                 f"leave {flag} out, or give it to the command in its own words",
             )  # fmt: skip
     refuse_arguments(args, "training", {"cache_layout": "shared"})
+    if args.surface != "local":
+        raise UsageError(
+            "surface-unavailable", f"a command of your own runs on this host, not on the surface {args.surface}",
+            "leave --surface out",
+        )  # fmt: skip
     reasons = dict.fromkeys(("mode", "compile", "dtype"), "a command decides it itself; what ran is observed")
     nproc, why = ranks_of(args.nproc, command)
     if why is not None:

@@ -130,6 +130,7 @@ SLUGS: Final[dict[str, str]] = {
     "team-extra-missing": "A shared ledger needs a package that is not installed",
     "index-unusable": "The shared index cannot be used",
     "import-conflict": "Two different records of one run",
+    "tracker-missing": "Exporting to a tracker needs its package, which this interpreter does not have",
     "parquet-missing": "Parquet files need pyarrow, which this interpreter does not have",
     "output-unwritable": "The output file cannot be written",
 }
