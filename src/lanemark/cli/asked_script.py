@@ -40,11 +40,17 @@ def add_arguments(parser: Parser) -> None:
         help="tokens of the global batch in one step, as you declare them: kept beside the figures and never used for "
         "one; mark steps in the script to have tokens counted (docs/your-script.md)",
     )  # fmt: skip
+    group.add_argument(
+        "--join", default=None, metavar="RUN",
+        help="run this node's command in the attempt of another node, which makes the record",
+    )  # fmt: skip
 
 
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     command: tuple[str, ...] = args.command
+    if getattr(args, "join", None) is not None:
+        raise UsageError("join-invalid", "--join is for `lanemark run` alone", "leave --join out")
     for name, default in _OURS_ALONE.items():
         if getattr(args, name, default) != default:
             flag = "--" + name.replace("_", "-")

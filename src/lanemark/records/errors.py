@@ -33,6 +33,7 @@ SLUGS: Final[dict[str, str]] = {
     "vary-invalid": "That field cannot be what a question varies",
     "question-unknown": "No lane answers that question",
     "watch-empty": "No record matches, so that there is no series to watch",
+    "join-invalid": "There is no attempt that this node could join",
     "matrix-invalid": "The matrix file describes no grid that can be run",
     "against-invalid": "What a run is to be repeated against cannot be meant",
     "cache-source-invalid": "A source of a compile cache is none that can be read",
