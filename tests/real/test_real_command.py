@@ -40,7 +40,7 @@ def run(
     told: list[str] = []
 
     def tick(seen: Tick) -> None:
-        if interrupt_when is not None and any(page and page.phase == interrupt_when for page in seen.beacons):
+        if interrupt_when is not None and all(page and page.phase == interrupt_when for page in seen.beacons):
             told.append("SIGTERM")
 
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LANEMARK_")}

@@ -189,10 +189,15 @@ def vanished(snapshot: Snapshot) -> Finding | None:
     """
     if not snapshot.command_status or any(rank.exception is not None for rank in snapshot.ranks):
         return None
-    gone = [rank for rank in snapshot.ranks if rank.found and rank.status is None and rank.signal is None]
-    rank = earliest([rank for rank in gone if rank.ended_ns is not None and rank.phase not in ("done", "failed")])
-    if rank is None or rank is not earliest(gone) or len(snapshot.ranks) == 1:
-        return None
+    # One that came to Python's own end left nobody in the lurch that it knew of.
+    gone = [
+        rank
+        for rank in snapshot.ranks
+        if rank.found and rank.status is None and rank.signal is None and rank.phase not in ("done", "failed")
+    ]
+    rank = earliest([rank for rank in gone if rank.ended_ns is not None])
+    if rank is None or len(snapshot.ranks) == 1 or sum(each.ended_ns == rank.ended_ns for each in gone) > 1:
+        return None  # seen gone in one round: nobody saw which went first
     summary = f"rank {rank.rank} was the first to go, without an exception and without Python's own end"
     return Finding("rank_vanished", "failure", summary, (*evidence(rank), *_command_lines(snapshot)), rank.rank)
 

@@ -95,6 +95,8 @@ class _Run:
     #: How the command ended, or, on several nodes, how the first of them did that ended badly.
     status: int = 0
     node: int | None = None
+    #: When the present round looks: ranks that are found gone in one round went in an order that nobody saw.
+    looks_ns: int = 0
     host: str = field(default_factory=host_id)
 
 
@@ -190,6 +192,7 @@ class CommandSurface:
     def poll(self, launched: Launched) -> SurfaceStatus:
         """See `Surface.poll`."""
         run = self._runs[launched.key]
+        run.looks_ns = time.monotonic_ns()
         _take_end(run)
         return SurfaceStatus(tuple(_status(run, rank) for rank in run.ranks))
 
@@ -311,7 +314,7 @@ def _look(run: _Run, rank: _Seen) -> ProcessStat | None:
         return None  # on another node: its own supervisor sees it
     stat = read_stat(rank.claim.pid)
     if stat is None or stat.start_ticks != rank.claim.start_ticks or stat.state == "Z":
-        rank.gone_ns = time.monotonic_ns()
+        rank.gone_ns = run.looks_ns
         _let_go(rank)
         return None
     return stat

@@ -27,6 +27,7 @@ for life in range(restarts + 1):
         if any(code not in (None, 0) for code in codes):
             break
         time.sleep(0.02)
+    time.sleep(1.0)  # as long as a launcher takes to notice: who went first can be seen from outside
     for process in started:
         process.terminate()
         process.wait()
