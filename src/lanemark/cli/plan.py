@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+from lanemark.cli.artifacts import add_artifacts, planned_artifacts
 from lanemark.cli.asked import add_arguments, parsed, understand
 from lanemark.cli.deciding import decide
 from lanemark.cli.parsing import home, parser, print_json
@@ -27,6 +28,7 @@ def main(args: list[str]) -> int:
     """Print the plan. Exit 0."""
     verb = parser("plan", "Print what `run` would launch, as JSON; launch nothing.")
     add_arguments(verb)
+    add_artifacts(verb)
     verb.add_argument("--json", action="store_true", help="accepted for symmetry: a plan is always JSON")
     options = parsed(verb, args)
     if options.lane == "promotion":
@@ -34,8 +36,9 @@ def main(args: list[str]) -> int:
         return 0
     asked = understand(options)
     place = home()
+    artifacts = planned_artifacts(options.artifacts, place)
     if asked.rental is not None:
-        print_json(plan_rented(asked, place))
+        print_json({**plan_rented(asked, place), **({"artifacts": artifacts} if artifacts else {})})
         return 0
     decided = decide(asked, place, build=False)
     request = local_surface(decided.case).request(decided.case, decided.placement)
@@ -54,6 +57,7 @@ def main(args: list[str]) -> int:
                 "layers": [{"source": source.shown, "kind": source.kind} for source in decided.sources],
                 **({} if decided.capture_to is None else {"capture_to": str(decided.capture_to)}),
             },
+            **({"artifacts": artifacts} if artifacts else {}),
             **({"prewarm": {"planned": prewarm.do, "reason": prewarm.reason}} if ours else {}),
             **({} if asked.preset is None else {"model": model_facts(asked.preset, decided.case.sequence)}),
             "request": request.to_json(),
@@ -76,8 +80,10 @@ def wave_plan(options: argparse.Namespace) -> dict[str, Any]:
             "case": decided.case.to_json(), "plan_digest": decided.case.digest, "reasons": decided.reasons,
             "request": request.to_json(),
         })  # fmt: skip
+    artifacts = planned_artifacts(options.artifacts, place)
     return {
         "wave": wave.preset, "arch": wave.arch, "cases": cases, "left_out": [vars(each) for each in wave.left_out],
+        **({"artifacts": artifacts} if artifacts else {}),
     }  # fmt: skip
 
 

@@ -7,8 +7,10 @@ compiler, no cache. What can be settled here is: the request, the tokens, whethe
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from lanemark.cli.asked import Asked
@@ -105,7 +107,7 @@ def carry_data(decided: Decided, asked: Asked) -> None:
     )
 
 
-def rent(asked: Asked, home: Home, *, argv: list[str]) -> Manifest:
+def rent(asked: Asked, home: Home, *, argv: list[str], artifacts: Mapping[str, Any] = MappingProxyType({})) -> Manifest:
     """Check that the service would take the run, carry its data there, and leave it. Returns the attempt's manifest.
 
     Raises:
@@ -118,7 +120,7 @@ def rent(asked: Asked, home: Home, *, argv: list[str]) -> Manifest:
     check_service(asked)
     decided = decide_rented(asked, home, build=True)
     carry_data(decided, asked)
-    return leave(decided, home, argv=argv, renting=surface_for(asked))
+    return leave(decided, home, argv=argv, artifacts=artifacts, renting=surface_for(asked))
 
 
 def wait_for(home: Home, run_id: str) -> Conducted:
