@@ -14,17 +14,25 @@ from pathlib import Path
 
 import pytest
 
+from lanemark.collect.collecting import handle_of
+from lanemark.collect.handing_over import Handover
 from lanemark.collect.lock import AttemptLock
+from lanemark.collect.manifest import load, save
 from lanemark.collect.modal_launch import launching_surface
 from lanemark.collect.preparing import prepare
+from lanemark.collect.starting import Start
 from lanemark.launch.detached import DetachedSurface, Handle, Status, Submission
 from lanemark.launch.fake import FakeSurface
 from lanemark.launch.fake_detached import FakeDetached
+from lanemark.launch.local import LocalSurface
+from lanemark.launch.local_detached import LocalDetached
 from lanemark.launch.modal import ModalSurface
 from lanemark.launch.modal_request import Rental
 from lanemark.launch.surface import Placement
-from lanemark.records.attempt import Home
+from lanemark.measure.durable import replace_file
+from lanemark.records.attempt import Home, State
 from lanemark.records.case import Case, DataAsked
+from lanemark.records.encoding import encode
 from lanemark.records.errors import SurfaceError
 from modal_plane import IMAGE, shared_plane
 
@@ -78,6 +86,42 @@ def fake(tmp_path: Path) -> Place:
     return Place(far, Home(tmp_path / "home"), settle)
 
 
+class LocalPlace(Place):
+    """Supervisors on this host, whose ranks are the command of the case. They note their own ids."""
+
+    behaviour = "stays"
+
+    def submission(self) -> Submission:
+        does = {"stays": "sleep 60", "finishes": 'echo "{}" > "$LANEMARK_RANK_DIR/end.json"'}[self.behaviour]
+        case = replace(CASE, command=("sh", "-c", does))
+        attempt = prepare(self.home, case, argv=["lanemark"], placement={"cwd": os.getcwd()}, data={}, hold=True)
+        assert attempt.lock is not None
+        placement = Placement(self.home)
+        replace_file(attempt.paths.handover, encode(Handover(attempt.manifest, placement, Start()).to_json()))
+        save(attempt.paths, attempt.manifest.moved(State.DETACHED, "handed over"))
+        request = LocalSurface().request(case, placement)
+        self.lock = attempt.lock
+        return Submission(attempt.paths, case, request, placement, attempt.lock.fileno())
+
+    def begin(self, behaviour: str) -> tuple[Submission, Handle]:
+        self.behaviour = behaviour
+        submission = self.submission()
+        self.surface.submit(submission, lambda ids: self.noted.append(dict(ids)))
+        self.lock.release()
+        paths = submission.paths
+        end = time.monotonic() + 60
+        while not load(paths).ids or (behaviour == "finishes" and not load(paths).appended):
+            assert time.monotonic() < end, paths.supervisor_log.read_text()
+            time.sleep(0.02)
+        handle = handle_of(load(paths))
+        self.noted.append(dict(handle.ids))
+        return submission, handle
+
+
+def local(tmp_path: Path) -> Place:
+    return LocalPlace(LocalDetached(), Home(tmp_path / "home"), lambda handle, behaviour: None)
+
+
 class ModalPlace(Place):
     """Runs on the loopback Modal, each in a real container. What a run does, its own command says."""
 
@@ -103,7 +147,7 @@ def modal(tmp_path: Path) -> Place:
     return ModalPlace(launching_surface(Rental(image=IMAGE)), Home(tmp_path / "home"), lambda handle, behaviour: None)
 
 
-PLACES: Mapping[str, Callable[[Path], Place]] = {"fake": fake, "modal": modal}
+PLACES: Mapping[str, Callable[[Path], Place]] = {"fake": fake, "local": local, "modal": modal}
 
 
 @pytest.fixture(params=PLACES)
@@ -127,9 +171,9 @@ def test_ids_are_noted_and_find_the_run_again_from_json_alone(place: Place) -> N
 
 def test_a_run_whose_ids_were_never_noted_is_found_by_its_run_id(place: Place) -> None:
     """The launcher died between the launch and the note."""
-    _, handle = place.begin("stays")
     if place.surface.supervised_here:
         pytest.skip("here the supervisor notes its own ids, and holds the lock before that")
+    _, handle = place.begin("stays")
     found = place.until(replace(handle, ids={}), lambda status: status.word == "running")
     assert dict(found.ids) == dict(handle.ids)
 

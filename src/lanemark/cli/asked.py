@@ -24,11 +24,11 @@ SURFACES = ("local", "modal")
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of `lanemark run LANE …` and `lanemark plan LANE …`."""
-    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; this version runs `training` and `sparse`")
+    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; each is its own question")
     group = parser.add_argument_group("what is asked")
     group.add_argument("--preset", default=None, metavar="P",
-        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); or, in the sparse lane, a case set: "
-        "smoke (default), matrix, or a FILE",
+        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); in the sparse and promotion lanes a set "
+        "of cases: smoke (default), matrix, or a FILE",
     )  # fmt: skip
     group.add_argument("--nproc", default="1", metavar="N", help="ranks on this node (default 1)")
     group.add_argument(
@@ -36,7 +36,12 @@ def add_arguments(parser: Parser) -> None:
     )
     group.add_argument("--gpu", default="any", metavar="SPEC", help="NAME[!][:COUNT], cpu or any (default any)")
     group.add_argument("--compile", default="eager", metavar="C", help="eager, regional or model (default eager)")
-    group.add_argument("--dtype", default=None, metavar="D", help="fp32 or bf16 (default: bf16 on a GPU, else fp32)")
+    group.add_argument(
+        "--dtype",
+        default=None,
+        metavar="D",
+        help="fp32 or bf16 (default: bf16 on a GPU, else fp32); also fp16 in the promotion lane",
+    )
     group.add_argument("--steps", default=None, metavar="N", help="optimizer steps in all, warm-up included")
     group.add_argument("--warmup", default=None, metavar="K", help="leading steps (or calls) never measured")
     group.add_argument("--sequence", default=None, metavar="T", help="tokens in a sequence (default: the preset's)")
@@ -51,7 +56,9 @@ def add_arguments(parser: Parser) -> None:
 
     add_sparse_arguments(parser)
     from lanemark.cli.asked_modal import add_arguments as add_modal_arguments
+    from lanemark.cli.asked_promotion import add_arguments as add_promotion_arguments
 
+    add_promotion_arguments(parser)
     place = parser.add_argument_group("where")
     place.add_argument("--surface", default="local", metavar="S", help="local (default) or modal")
     place.add_argument(
@@ -151,21 +158,28 @@ class Asked:
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
+    check_surface(args)
+    from lanemark.cli import asked_modal, asked_promotion, asked_sparse
+
     if lane == "promotion":
         raise UsageError(
-            "lane-unavailable", f"the {lane} lane is not run by this version", "use `lanemark run training`"
-        )
+            "value-invalid", "the promotion lane asks for a wave of cases, which is no single case",
+            "use `lanemark run promotion` or `lanemark plan promotion`",
+        )  # fmt: skip
+    refuse_arguments(args, lane, asked_promotion.PROMOTION_ONLY)
+    rental = asked_modal.rental(args)
+    asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
+    return asked_modal.rented(asked, rental)
+
+
+def check_surface(args: argparse.Namespace) -> None:
+    """Refuse a surface that there is not. Raises UsageError `surface-unavailable`."""
     if args.surface not in SURFACES:
         raise UsageError(
             "surface-unavailable",
             f"the surface {args.surface[:40]!r} is not available in this version",
             f"use one of {', '.join(SURFACES)}",
         )
-    from lanemark.cli import asked_modal, asked_sparse
-
-    rental = asked_modal.rental(args)
-    asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
-    return asked_modal.rented(asked, rental)
 
 
 def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from lanemark.collect.named import named_attempts
 from lanemark.collect.polls import read_polls
 from lanemark.collect.recovering import load_or_recover
 from lanemark.lanes.collected import UNFINISHED
-from lanemark.records.attempt import AttemptPaths, Home
+from lanemark.records.attempt import AttemptPaths, Home, State
 from lanemark.records.errors import LanemarkError, UsageError
 
 #: A run of seconds is looked at twice a second, one of hours every half minute; see `pause_s`.
@@ -127,7 +127,7 @@ def _entry(manifest: Manifest, paths: AttemptPaths, done: Collected | None) -> d
         doc["outcome"] = done.outcome
         if done.slug is not None:
             doc["error"] = {"slug": done.slug, "message": done.line}
-    if manifest.detached and manifest.state.final:
+    if manifest.detached and manifest.state in (State.OK, State.ERROR):
         attached = any(poll.seen in UNFINISHED for poll in read_polls(paths))
         doc["how"] = "re-attached" if attached else "finished by itself"
     return doc

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from lanemark.cli.artifacts import with_artifacts
 from lanemark.cli.deciding import Decided
 from lanemark.cli.parsing import advise, print_json
 from lanemark.cli.places import place_named
@@ -29,6 +31,8 @@ def leave(
     home: Home,
     *,
     argv: list[str],
+    artifacts: Mapping[str, Any] | None = None,
+    wave: str | None = None,
     renting: ModalSurface | None = None,
     prepared: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
@@ -38,6 +42,8 @@ def leave(
         decided: the case and its placement.
         home: where attempts lie.
         argv: the client's command line.
+        artifacts: what was pinned for the run, for the record.
+        wave: the wave that the attempt belongs to, where there is one.
         renting: the surface that knows what to rent; None for a run on this host.
         prepared: told the run id before anything that cannot be undone.
 
@@ -49,12 +55,13 @@ def leave(
     case, placement = decided.case, decided.placement
     surface: DetachedSurface = place_named(case.surface) if renting is None else renting
     request = _REQUESTS[case.surface](case, placement) if renting is None else renting.request(case, placement)
-    kept = {"cwd": os.getcwd()}
+    kept = {"cwd": os.getcwd()} if wave is None else {"cwd": os.getcwd(), "wave": wave}
     if placement.data_dir is not None:
         kept["data_dir"] = str(placement.data_dir)
     if placement.cache_dir is not None:
         kept["cache_dir"] = str(placement.cache_dir)
-    attempt = prepare(home, case, argv=argv, placement=kept, data=decided.tokens.doc, hold=True)
+    data = with_artifacts(decided.tokens.doc, artifacts or {})
+    attempt = prepare(home, case, argv=argv, placement=kept, data=data, hold=True)
     prepared(attempt.paths.run_id)
     advise(f"lanemark: {attempt.paths.run_id}: prepared")
     handover = Handover(attempt.manifest, placement, decided.start, decided.capture_to)

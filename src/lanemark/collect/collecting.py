@@ -12,6 +12,7 @@ on a host.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -330,7 +331,7 @@ class _Collection:
         return Collected(run_id, outcome, line if self._notice is None else f"{line}; {self._notice}", manifest)
 
     def _overdue(self, manifest: Manifest) -> bool:
-        if manifest.state.final or self._status is None:
+        if manifest.state.final or self._status is None or self._status.ended:
             return False
         wall_s = (read_json(self._paths.case) or {}).get("wall_s")
         since_s = age_s(manifest.transitions[-1].at)
@@ -392,6 +393,8 @@ class _Collection:
             assert manifest.record_id is not None
             record = SealedRecord(manifest.record_id, data)
         appended, self._notice = append_to_ledger(self._home, self._paths, record)
+        with contextlib.suppress(OSError):
+            self._paths.reserve.unlink(missing_ok=True)
         return self._keep(replace(manifest, appended=True)) if appended else manifest
 
 

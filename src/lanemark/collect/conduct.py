@@ -20,6 +20,7 @@ from lanemark.collect.appending import append_to_ledger
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import Manifest, save
 from lanemark.collect.naming import LiveNaming
+from lanemark.collect.pinned import look, packages_of
 from lanemark.collect.preparing import Attempt
 from lanemark.collect.sealing import Ending, seal_attempt
 from lanemark.collect.starting import CacheWatch, Start
@@ -188,7 +189,14 @@ class _Run:
         if self._placement.cache_dir is not None:
             os.makedirs(self._placement.cache_dir, exist_ok=True)
         request = self._surface.request(case, self._placement)
-        host = host_snapshot(cwd=Path.cwd(), environ=self._environ, cache_dir=self._placement.cache_dir)
+        pinned = self.manifest.data.get("artifacts")
+        host = host_snapshot(
+            cwd=Path.cwd(), environ=self._environ, cache_dir=self._placement.cache_dir, packages=packages_of(pinned)
+        )
+        artifacts, drift = look(pinned, host["image"]["digest"])
+        self._findings += drift
+        if artifacts is not None:
+            host["toolchain"]["artifacts"] = artifacts.to_json()
         host |= self._cache.before(apply_settings(self._environ, request.settings), self.manifest.boot_id)
         host |= {part: {**host.get(part, {}), **more} for part, more in self._facts.items()}
         replace_file(paths.host, encode(host))

@@ -226,7 +226,7 @@ def bring_data(job: Job) -> tuple[Path | None, dict[str, Any]]:
         DataError: the Volume does not have them, or they are not the case's.
     """
     if job.data is None:
-        return None, {}
+        return None, dict(job.manifest.data)
     there, here = job.data_volume / job.data, job.scratch / "data"
     if not there.is_dir():
         raise DataError(

@@ -36,6 +36,7 @@ from lanemark.records.errors import LedgerError
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, observed, unavailable, value_of
 from lanemark.records.statement import Evidence, SealedRecord, seal, subjects
+from lanemark.records.terms import RUNGS
 
 #: Files of the attempt that a record rests on, with their media types; the ranks' own follow.
 _ATTEMPT_EVIDENCE: Final = (
@@ -57,6 +58,7 @@ _RANK_EVIDENCE: Final = (
     ("result.json", "application/json"),
     ("bench_telemetry.json", "application/json"),
     ("backend_identity.json", "application/json"),
+    *((f"proofs/{rung}.json", "application/json") for rung in RUNGS),
     ("end.json", "application/json"),
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),
@@ -184,6 +186,16 @@ def _outcome(ending: Ending, cause: Finding | None) -> tuple[State, str]:
     return State.OK, "every rank ended cleanly"
 
 
+def _with_ids(host: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """`host.json`, with a rented place's ids from the manifest where the worker did not live to write them."""
+    surface = host.get("surface")
+    found = dict(surface) if isinstance(surface, dict) else {}
+    for name in ("app_id", "call_id"):
+        if name in manifest.ids and name not in found:
+            found[name] = observed(manifest.ids[name], "attempt.json, as the surface gave it").to_json()
+    return {**host, "surface": found} if found else host
+
+
 def _collector(
     paths: AttemptPaths, manifest: Manifest, ending: Ending, evidence: tuple[Evidence, ...]
 ) -> dict[str, Any]:
@@ -231,7 +243,7 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
     return AttemptFacts(
         manifest={**manifest.to_json(), "collector": _collector(paths, manifest, ending, evidence)},
         case=case,
-        host=read_json(paths.host) or {},
+        host=_with_ids(read_json(paths.host) or {}, manifest),
         host_end=read_json(paths.host_end) or {},
         launch=launch,
         ranks=ranks,

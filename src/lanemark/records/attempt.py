@@ -25,6 +25,7 @@ control.sock    while it lives: where it can be asked for its stacks (measure/co
 observed.json   what the rank saw of itself: device, torch, process group, data files
 result.json     what a lane without steps found (sparse, promotion): the record's lane part is built from it
 bench_telemetry.json, backend_identity.json   which kernel ran: all names seen, and what follows from them
+proofs/RUNG.json   promotion lane: what shows that a candidate holds a rung of the proof ladder
 end.json        the clean end marker: losses, peaks, tokens; written last
 error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
 stdout.log, stderr.log
@@ -108,6 +109,10 @@ class RankPaths:
     def identity(self) -> Path:
         """What the worker itself concludes from it, by the function that the record is built with; evidence."""
         return self.root / "backend_identity.json"
+
+    def proof(self, rung: str) -> Path:
+        """What shows that a candidate holds a rung of the proof ladder; one file each, so that each is evidence."""
+        return self.root / "proofs" / f"{rung}.json"
 
     @property
     def end(self) -> Path:
@@ -248,6 +253,11 @@ class Home:
     @property
     def data(self) -> Path:
         return self.root / "data"
+
+    @property
+    def waves(self) -> Path:
+        """Manifests of waves of the promotion lane, one file each."""
+        return self.root / "waves"
 
     def attempt(self, run_id: str) -> AttemptPaths:
         return AttemptPaths(self.attempts / run_id)

@@ -41,6 +41,7 @@ FINDINGS: Final[dict[str, str]] = {
     "clock_stepped": "the wall clock stepped during the run",
     "data_synthetic": "the tokens were made up, so no data path was measured",
     "data_path_remote": "the ranks read their tokens through a network or object mount",
+    "artifact_drift": "what is installed is not what the pinned artifacts hold",
     "source_dirty": "the working tree had uncommitted changes",
     "source_unknown": "no commit could be observed",
     "compiled_in_window": "a compilation happened inside the measured window",
@@ -54,6 +55,7 @@ FINDINGS: Final[dict[str, str]] = {
     "seeding_pass": "the run filled the compile cache, so its figures are no benchmark",
     "begun_again": "the container was taken away and the run begun again",
     "retried_bootstrap": "the run was tried again after its ranks could not form a process group",
+    "promoted_by_person": "a person promoted the candidate and named the records that it rests on",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
 }
 
