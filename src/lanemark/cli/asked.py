@@ -52,13 +52,16 @@ def add_arguments(parser: Parser) -> None:
         "--prewarm", default="auto", metavar="W",
         help="compile one block on each rank before the ranks share the model: auto (default) or off",
     )  # fmt: skip
+    from lanemark.cli.asked_script import add_arguments as add_script_arguments
     from lanemark.cli.asked_sparse import add_arguments as add_sparse_arguments
 
     add_sparse_arguments(parser)
-    from lanemark.cli.asked_modal import add_arguments as add_modal_arguments
+    add_script_arguments(parser)
     from lanemark.cli.asked_promotion import add_arguments as add_promotion_arguments
 
     add_promotion_arguments(parser)
+    from lanemark.cli.asked_modal import add_arguments as add_modal_arguments
+
     place = parser.add_argument_group("where")
     place.add_argument("--surface", default="local", metavar="S", help="local (default) or modal")
     place.add_argument(
@@ -159,7 +162,16 @@ def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
     check_surface(args)
-    from lanemark.cli import asked_modal, asked_promotion, asked_sparse
+    from lanemark.cli import asked_modal, asked_promotion, asked_script, asked_sparse
+
+    if getattr(args, "command", ()):
+        if lane != "training":
+            raise UsageError(
+                "value-invalid", f"a command of your own is measured in the training lane, not in the {lane} lane",
+                "use `lanemark run training -- COMMAND`",
+            )  # fmt: skip
+        asked_modal.refuse_on_other_surfaces(args)
+        return asked_script.understand(args)
 
     if lane == "promotion":
         raise UsageError(
@@ -182,6 +194,20 @@ def check_surface(args: argparse.Namespace) -> None:
         )
 
 
+def parsed(parser: Parser, words: list[str]) -> argparse.Namespace:
+    """The arguments before `--`, parsed, with what stands behind it as `command`: a tuple, empty for none.
+
+    Raises:
+        UsageError: the arguments do not parse, or nothing stands behind `--`.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    options.command = tuple(words[end + 1 :])
+    if end < len(words) and not options.command:
+        raise UsageError("arguments-invalid", "nothing stands behind `--`", "name the command, or leave `--` out")
+    return options
+
+
 def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:
     """Refuse what a lane has no use for. `unused`: the argument's attribute → the value that says it was not given."""
     for name, default in unused.items():
@@ -198,7 +224,9 @@ def cache_layout(args: argparse.Namespace) -> CacheLayout:
 
 def _training(args: argparse.Namespace) -> Asked:
     """The training lane's case."""
-    refuse_arguments(args, "training", {"backends": None, "repeats": None, "time_indexer": False})
+    refuse_arguments(
+        args, "training", {"backends": None, "repeats": None, "time_indexer": False, "tokens_per_step": None}
+    )
     recipe = preset("dense-nano" if args.preset is None else args.preset)
     nproc = whole(args.nproc, "--nproc", 1, MAX_NPROC, slug="nproc-invalid")
     reasons: dict[str, str] = {}

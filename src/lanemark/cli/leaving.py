@@ -13,8 +13,8 @@ from lanemark.cli.places import place_named
 from lanemark.collect.handing_over import Handover, hand_over
 from lanemark.collect.manifest import Manifest
 from lanemark.collect.preparing import prepare
+from lanemark.launch.command import local_surface
 from lanemark.launch.detached import DetachedSurface
-from lanemark.launch.local import LocalSurface
 from lanemark.launch.modal import ModalSurface
 from lanemark.launch.surface import LaunchRequest, Placement
 from lanemark.records.attempt import Home
@@ -22,7 +22,7 @@ from lanemark.records.case import Case
 
 #: Surface → the pure request of a launch there.
 _REQUESTS: dict[str, Callable[[Case, Placement], LaunchRequest]] = {
-    "local": lambda case, placement: LocalSurface().request(case, placement)
+    "local": lambda case, placement: local_surface(case).request(case, placement)
 }
 
 
@@ -42,8 +42,8 @@ def leave(
         decided: the case and its placement.
         home: where attempts lie.
         argv: the client's command line.
-        artifacts: what was pinned for the run, for the record.
-        wave: the wave that the attempt belongs to, where there is one.
+        artifacts: what is pinned of the image's wheels and other artifacts.
+        wave: the wave of the promotion lane that the attempt belongs to, where there is one.
         renting: the surface that knows what to rent; None for a run on this host.
         prepared: told the run id before anything that cannot be undone.
 

@@ -23,6 +23,7 @@ from lanemark.lanes.wave import manifest_document, wave_row
 from lanemark.ledger.location import open_ledger
 from lanemark.observe.clock import stamp
 from lanemark.records.encoding import decode
+from lanemark.records.errors import UsageError
 
 
 def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> int:
@@ -35,6 +36,8 @@ def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> 
     place = home()
     open_ledger(place)
     check_new(place.waves, wave.name)
+    if options.detach and rental is None:
+        return _leave(wave, words, argv, as_json=options.json)
     for line in left_out_lines(wave):
         advise(f"lanemark: {line}")
     artifacts = resolve_artifacts(options.artifacts, place)
@@ -77,8 +80,25 @@ def _report_left(wave: AskedWave, left: list[Manifest], *, as_json: bool) -> int
     else:
         for each in left:
             print(f"{each.run_id}  {each.state.value}  {each.transitions[-1].reason}")
-        advise("lanemark: their records: `lanemark collect --wait`, then `lanemark promotion status`")
+        advise(f"lanemark: their records: `lanemark collect --wait`, then `lanemark promotion wave {wave.name}`")
     return 0
+
+
+def _leave(wave: AskedWave, words: list[str], argv: list[str], *, as_json: bool) -> int:
+    """Hand one case over and leave. Several at once would share the device and each other's memory."""
+    from lanemark.cli.leaving import leave
+    from lanemark.cli.leaving import report as report_left
+    from lanemark.cli.run import prepare_run
+
+    if len(wave.asked) != 1:
+        raise UsageError(
+            "value-invalid", f"--detach leaves one run, and this wave asks for {len(wave.asked)}",
+            f"name one --candidate and one --dtype, and give each run --wave {wave.name}; `lanemark promotion wave "
+            f"{wave.name}` sums them up once they are collected",
+        )  # fmt: skip
+    place = home()
+    left = leave(prepare_run(wave.asked[0], place, words), place, argv=argv, wave=wave.name)
+    return report_left(left, place, as_json=as_json)
 
 
 def left_out_lines(wave: AskedWave) -> list[str]:

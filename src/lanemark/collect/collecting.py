@@ -52,7 +52,7 @@ from lanemark.observe.clock import stamp
 from lanemark.observe.host import boot_id
 from lanemark.observe.reading import reason_of
 from lanemark.records.attempt import AttemptPaths, Home, State
-from lanemark.records.encoding import decode, encode
+from lanemark.records.encoding import decode, digest, encode
 from lanemark.records.errors import LanemarkError, SurfaceError, UsageError
 from lanemark.records.statement import SealedRecord
 
@@ -190,6 +190,7 @@ class _Collection:
             manifest = load_or_recover(self._paths)  # it may have moved on while we waited for nothing
             if manifest.recovered is not None:
                 self._keep(manifest)
+            self._restore_case(manifest)
             self._adopt_original(manifest)
             return self._advance(manifest)
 
@@ -203,6 +204,7 @@ class _Collection:
             manifest = load_or_recover(self._paths)
             if not manifest.state.final and manifest.cancel_asked_at is None:
                 manifest = self._keep(replace(manifest, cancel_asked_at=stamp()))
+            self._restore_case(manifest)
             self._adopt_original(manifest)
             if not manifest.state.final and manifest.end is None and manifest.state is not State.PREPARED:
                 manifest = self._ask_its_surface(manifest, give_up=give_up)
@@ -264,6 +266,14 @@ class _Collection:
     def _original_lock(self, manifest: Manifest) -> Path | None:
         original = self._original(manifest)
         return original.lock if original is not None and os.access(original.root, os.W_OK) else None
+
+    def _restore_case(self, manifest: Manifest) -> None:
+        """Where only a manifest was kept, the question that it carries is written beside it again."""
+        if manifest.case is None or self._paths.case.exists():
+            return
+        data = encode(manifest.case)
+        if digest(data) == manifest.plan_digest:
+            replace_file(self._paths.case, data)
 
     def _adopt_original(self, manifest: Manifest) -> None:
         original = self._original(manifest)

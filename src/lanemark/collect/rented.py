@@ -149,7 +149,8 @@ def work(job: Job, stop: StopSignals) -> Conducted:
     placement = Placement(home)
     try:
         data_dir, seen = bring_data(job)
-        attempt = replace(attempt, manifest=replace(attempt.manifest, data=seen))
+        pinned = {key: value for key, value in attempt.manifest.data.items() if key == "artifacts"}
+        attempt = replace(attempt, manifest=replace(attempt.manifest, data={**seen, **pinned}))
         compiled = job.case.compile != "eager"
         placement = Placement(home, data_dir, job.scratch / "cache" if compiled else None, job.layout)
         start = warm_up(job, placement, environ) if compiled else Start()

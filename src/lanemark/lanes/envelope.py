@@ -72,9 +72,9 @@ def distributed(facts: AttemptFacts) -> tuple[dict[str, Any], list[str]]:
         seen[key], problem = agreed(facts.ranks, rank_key)
         disagreements += [problem] if problem else []
     seen["ranks_reporting"] = sum(report.observed is not None for report in facts.ranks)
-    boots = {facts.manifest.get("boot_id")}
+    boots = {facts.manifest.get("boot_id"), *(report.claim["host"] for report in facts.ranks if report.claim)}
     seen["nodes"] = (
-        observed(len(boots), "one supervisor, one boot id")
+        observed(len(boots), "one supervisor, one boot id" if len(boots) == 1 else "boot ids of the ranks' hosts")
         if seen["ranks_reporting"]
         else unavailable("ranks", "none reported")
     ).to_json()

@@ -15,15 +15,12 @@ from lanemark.lanes.outcome import outcome_part, provenance_findings
 from lanemark.lanes.presets import Preset, preset
 from lanemark.lanes.reports import AttemptFacts, agreed, looked_up
 from lanemark.lanes.startup import startup_part
-from lanemark.lanes.training import rank_tokens, receipt, training_part
+from lanemark.lanes.training import rank_tokens, receipt, training_part, window_findings
 from lanemark.observe.gpu_names import gpu_matches, peak_flops
 from lanemark.observe.path_class import combine
 from lanemark.records.case import parse_gpu
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
-
-#: A loop that waits for its data longer than this share of the window is measuring storage too (facts: field notes).
-DATA_WAIT_SHARE = 0.01
 
 
 def predicate_of(facts: AttemptFacts) -> dict[str, Any]:
@@ -37,6 +34,10 @@ def predicate_of(facts: AttemptFacts) -> dict[str, Any]:
         from lanemark.lanes.promotion_record import promotion_predicate
 
         return promotion_predicate(facts)
+    if facts.case.script is not None:
+        from lanemark.lanes.script_record import script_predicate
+
+        return script_predicate(facts)
     return training_predicate(facts, preset(facts.case.preset))
 
 
@@ -45,6 +46,8 @@ def withdraw_figures(predicate: dict[str, Any]) -> None:
     if predicate["lane"] == "training":
         why = unavailable("self-check", "the record contradicts itself").to_json()
         predicate["training"].update(tokens_per_s=why, mfu=why)
+        if "script" in predicate["training"]:
+            predicate["training"]["script"]["steps_per_s"] = why
 
 
 def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
@@ -104,25 +107,6 @@ def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
     return part, found
 
 
-def _window_findings(training: dict[str, Any]) -> list[Finding]:
-    """What a reader of the number must know about the measured window itself."""
-    found = []
-    split = {key: value_of(training["split"][key]) for key in ("window_s", "data_wait_s", "compile_s")}
-    times = value_of(training["step_time"])
-    if split["window_s"] and split["data_wait_s"] and split["data_wait_s"] > DATA_WAIT_SHARE * split["window_s"]:
-        share = 100 * split["data_wait_s"] / split["window_s"]
-        found.append(
-            Finding("data_wait", "caveat", f"the slowest rank waited for data for {share:.1f} % of the window")
-        )
-    if split["compile_s"]:
-        text = f"a rank compiled for {split['compile_s']:.2f} s inside the measured window"
-        found.append(Finding("compiled_in_window", "caveat", text))
-    if times and times["stalls"]:
-        text = f"{times['stalls']} of {training['window']['measured']} measured steps took more than twice the median"
-        found.append(Finding("stalls_in_window", "caveat", text))
-    return found
-
-
 def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
     """The predicate of one training record (`lanemark.records.schema.Predicate`)."""
     case = facts.case
@@ -162,6 +146,6 @@ def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
         "outcome": outcome_part(facts, can_quote, why),
         "training": training,
     }
-    found += [*startup_findings, *data_findings, *_window_findings(training), *provenance_findings(predicate)]
+    found += [*startup_findings, *data_findings, *window_findings(training), *provenance_findings(predicate)]
     predicate["findings"] = [finding.to_json() for finding in found]
     return predicate

@@ -25,6 +25,7 @@ from lanemark.lanes.reports import AttemptFacts, RankReport, combined
 from lanemark.lanes.startup import rank_cache
 from lanemark.records.case import Case
 from lanemark.records.errors import UsageError
+from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
 
 #: Start-up phases shown as a timeline; the measured window itself is in the samples.
@@ -45,6 +46,8 @@ _TIMELINE: Final = frozenset(
     }
 )
 _CLOCK: Final = "samples.bin of every rank, CLOCK_MONOTONIC"
+#: A loop that waits for its data longer than this share of the window is measuring storage too (facts: field notes).
+DATA_WAIT_SHARE: Final = 0.01
 
 
 def check_window(steps: int, warmup: int) -> None:
@@ -219,6 +222,25 @@ def does_not_prove(facts: AttemptFacts, device_class: str | None, path_class: st
     if case.preset == "diagnostic":
         said.append("the throughput of any real model: the preset is a reduced-complexity diagnostic")
     return said
+
+
+def window_findings(training: dict[str, Any]) -> list[Finding]:
+    """What a reader of the number must know about the measured window itself."""
+    found = []
+    split = {key: value_of(training["split"][key]) for key in ("window_s", "data_wait_s", "compile_s")}
+    times = value_of(training["step_time"])
+    if split["window_s"] and split["data_wait_s"] and split["data_wait_s"] > DATA_WAIT_SHARE * split["window_s"]:
+        share = 100 * split["data_wait_s"] / split["window_s"]
+        found.append(
+            Finding("data_wait", "caveat", f"the slowest rank waited for data for {share:.1f} % of the window")
+        )
+    if split["compile_s"]:
+        text = f"a rank compiled for {split['compile_s']:.2f} s inside the measured window"
+        found.append(Finding("compiled_in_window", "caveat", text))
+    if times and times["stalls"]:
+        text = f"{times['stalls']} of {training['window']['measured']} measured steps took more than twice the median"
+        found.append(Finding("stalls_in_window", "caveat", text))
+    return found
 
 
 def _closed_form(preset: Preset, case: Case, parameters: dict[str, Any]) -> tuple[Observation[int], Observation[float]]:

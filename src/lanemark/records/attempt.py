@@ -15,6 +15,7 @@ looks/              what hung ranks answered, verbatim: <look>-<rank>-flight.jso
 polls.jsonl         what collectors saw of a detached run; one look a line, appended
 snapshots/          call graphs of a detached run, taken on time-out or error
 supervisor.log      what a detached supervisor printed: nothing, unless it broke
+stdout.log, stderr.log   of a launched command, whose ranks share them
 reserve             preallocated bytes, given back when the record must be written to a full disk
 supervisor.lock     held (flock) by whoever writes here: launcher, then supervisor; or a collector
 record.json         the sealed bytes, once there are any
@@ -29,6 +30,8 @@ proofs/RUNG.json   promotion lane: what shows that a candidate holds a rung of t
 end.json        the clean end marker: losses, peaks, tokens; written last
 error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
 stdout.log, stderr.log
+claim.json      of a launched command: which process is the rank (measure/claim.py)
+earlier/<n>/    of a launched command: the same files of the rank's earlier lives
 """
 
 from __future__ import annotations
@@ -130,6 +133,11 @@ class RankPaths:
     def stderr(self) -> Path:
         return self.root / "stderr.log"
 
+    @property
+    def claim(self) -> Path:
+        """Which process of a launched command is this rank (measure/claim.py)."""
+        return self.root / "claim.json"
+
 
 @dataclass(frozen=True)
 class AttemptPaths:
@@ -204,6 +212,15 @@ class AttemptPaths:
     @property
     def supervisor_log(self) -> Path:
         return self.root / "supervisor.log"
+
+    @property
+    def command_stdout(self) -> Path:
+        """What a launched command printed, its ranks together."""
+        return self.root / "stdout.log"
+
+    @property
+    def command_stderr(self) -> Path:
+        return self.root / "stderr.log"
 
     @property
     def reserve(self) -> Path:

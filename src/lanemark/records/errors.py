@@ -35,11 +35,11 @@ SLUGS: Final[dict[str, str]] = {
     "watch-empty": "No record matches, so that there is no series to watch",
     "against-invalid": "What a run is to be repeated against cannot be meant",
     "cache-source-invalid": "A source of a compile cache is none that can be read",
-    "modal-image-unpinned": "The image to rent is not named by its digest",
     "promotion-case-invalid": "No case of the parity matrix has that name",
     "candidate-unknown": "No kernel path has that name",
     "wave-invalid": "A wave of the promotion lane cannot be meant",
     "wave-empty": "A wave of the promotion lane asks for nothing",
+    "modal-image-unpinned": "The image to rent is not named by its digest",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
@@ -70,6 +70,7 @@ SLUGS: Final[dict[str, str]] = {
     # gates
     "torch-missing": "The training stack needs torch, which this interpreter does not have",
     "gpu-missing": "The requested GPU class is not on this host",
+    "command-missing": "The command cannot be found or executed",
     "compiler-missing": "Compiled runs on a CPU need a C++ compiler",
     "disk-short": "There is too little free disk for the attempt",
     "home-unwritable": "The Lanemark home cannot be written",

@@ -89,9 +89,13 @@ def climb(
     opened, word = open_candidate(asked.candidate)
     result["import_health"] = import_health(asked.candidate, word)
     claims = claims_of(asked.candidate, opened)
-    applies = opened if isinstance(opened, Applicability) and claims is None else None
+    applies = opened if isinstance(opened, Applicability) else None
+    if isinstance(opened, str):
+        applies = Applicability(applies=False, reason="module_missing", words=opened)
+    # What is known of a candidate needs no import: that it does not cover this scope says more than a missing module.
     if claims is not None:
-        applies = covers(claims, asked, problems, arch, dtype)
+        covered = covers(claims, asked, problems, arch, dtype)
+        applies = applies if applies is not None and covered.applies else covered
         result["runtime_modes"] = list(claims.runtime_modes)
     assert applies is not None
     result["applicability"] = applies._asdict()
