@@ -53,10 +53,6 @@ def main(args: list[str]) -> int:
         )  # fmt: skip
     if is_asked(options):
         return repeat(args, options, verb)
-    if options.lane == "promotion" and options.detach:
-        raise UsageError(
-            "value-invalid", "--detach is not available for a wave of the promotion lane", "leave --detach out"
-        )
     if options.lane == "promotion":
         from lanemark.cli.wave import run_wave
 
