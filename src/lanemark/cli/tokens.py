@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +133,13 @@ def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
         staged = _stage(asked.data, case, home, carry=build)
         directory = Path(staged.directory)
         if not build and not (directory / STAGED_NAME).exists():
-            return Tokens(directory, DataAsked("shards", staged.dataset_digest), {})
+            return Tokens(directory, replace(case.data, dataset_digest=staged.dataset_digest), {})
     else:
         directory = Path(asked.data).absolute() if asked.data is not None else default_corpus(home)
     if asked.data is None and build and not (directory / "manifest.json").exists():
         _build_default(directory)
     if asked.data is None and not build and not directory.exists():
-        return Tokens(directory, DataAsked("shards"), {})
+        return Tokens(directory, case.data, {})
     shards = open_shards(directory)
     _check(shards, case, recipe)
     total = sum(shard.bytes for shard in (*shards.shards, *shards.held_out))
@@ -168,4 +168,4 @@ def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
         ],
         "staged": _staging_doc(directory, entries),
     }
-    return Tokens(directory, DataAsked("shards", name), doc)
+    return Tokens(directory, replace(case.data, dataset_digest=name), doc)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from lanemark.lanes.data_ranks import windows_problem
 from lanemark.lanes.figures import (
     MIN_MEASURED_STEPS,
     Steps,
@@ -91,6 +92,8 @@ def receipt(case: Case, ranks: Sequence[RankReport], state: str, *, substituted:
                 False,
                 f"rank {report.rank} consumed {tokens} tokens in the window where the case says {rank_tokens(case)}",
             )
+    if wrong := windows_problem(case, ranks):
+        return False, wrong
     if substituted is not None:
         return False, substituted
     return True, f"{len(steps.measured_ns)} measured steps, every rank ended cleanly, every loss finite"

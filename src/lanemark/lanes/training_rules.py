@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from lanemark.lanes.data_rules import DATA_RULES
 from lanemark.lanes.figures import MIN_MEASURED_STEPS, step_time, tokens_per_s
 from lanemark.lanes.rule import Doc, Rule, close, is_ok, is_receipt, short
 from lanemark.records.observation import value_of
@@ -220,4 +221,5 @@ TRAINING_RULES: Final[tuple[Rule, ...]] = (
     Rule("step-is-the-cases", "Tokens of one step follow from the case alone.", _step_is_the_cases),
     Rule("mfu-needs-peak", "A share of an unknown peak is no number.", _mfu_needs_peak),
     Rule("dataset-is-asked-for", "Another data set answers another question.", _dataset_is_the_one_asked_for),
+    *DATA_RULES,
 )

@@ -255,7 +255,10 @@ def _combined(parts: Iterable[Verdict], what: str) -> Verdict:
 
 @dataclass(frozen=True)
 class SeenPath:
-    """One data file as one process had it open; `data.paths` of the record, but for the rank."""
+    """One data file as one process had it open; `data.paths` of the record, but for the rank.
+
+    `device` is the mount's: `major:minor`, with the block device's name where there is one.
+    """
 
     name: str
     path_class: str
@@ -263,6 +266,7 @@ class SeenPath:
     mount_point: str
     mount_source: str
     reason: str
+    device: str | None = None
 
     def to_json(self, rank: int | None = None) -> dict[str, Any]:
         """As the record has it; with `rank` where the caller knows it."""
@@ -274,11 +278,20 @@ class SeenPath:
             "mount_source": self.mount_source,
             "reason": self.reason,
         }
+        if self.device is not None:
+            doc["device"] = self.device
         return doc if rank is None else {"rank": rank, **doc}
 
 
-def seen_on(name: str, mount: Mount, verdict: Verdict) -> SeenPath:
-    """A row for a file on a mount. A mount's source can carry credentials (`//user:password@server`): taken out."""
+def seen_on(name: str, mount: Mount, verdict: Verdict, block: str | None = None) -> SeenPath:
+    """A row for a file on a mount. A mount's source can carry credentials (`//user:password@server`): taken out.
+
+    Args:
+        name: of the file.
+        mount: where it is.
+        verdict: the class of that.
+        block: name of the block device that the mount stands on, where there is one.
+    """
     return SeenPath(
         name=safe_text(name) or "?",
         path_class=verdict.path_class,
@@ -286,6 +299,7 @@ def seen_on(name: str, mount: Mount, verdict: Verdict) -> SeenPath:
         mount_point=redact_text(safe_text(mount.mount_point)) or "?",
         mount_source=redact_text(safe_text(mount.source)) or "none",
         reason=redact_text(safe_text(verdict.reason)),
+        device=safe_text(mount.device if block is None else f"{mount.device} {block}") or None,
     )
 
 

@@ -22,6 +22,8 @@ LANES: Final = ("training", "sparse", "promotion")
 MODES: Final = ("single", "ddp", "fsdp2")
 POSTURES: Final = ("eager", "regional", "model")
 DTYPES: Final = ("fp32", "bf16")
+#: What a run of token files may be said to read them through (`--data-class`).
+PATH_CLASSES: Final = ("object_mount", "network_volume", "local_disk", "ram", "page_cache", "mixed")
 
 #: GPU names that Modal and the field use (facts: modal.com/docs/guide/gpu); `any` and `cpu` are ours.
 GPU_NAMES: Final = (
@@ -81,10 +83,18 @@ def parse_gpu(text: str) -> GpuSpec:
 
 @dataclass(frozen=True)
 class DataAsked:
-    """Which tokens the case asks for. `dataset_digest` is None for synthetic tokens, which are no dataset."""
+    """Which tokens the case asks for.
+
+    Attributes:
+        kind: token files, or made up in memory.
+        dataset_digest: None for synthetic tokens, which are no dataset.
+        path_class: what the tokens are said to be read through, one of `PATH_CLASSES`; None where nothing was said.
+            What they really are read through is observed, and held to it.
+    """
 
     kind: Literal["shards", "synthetic"]
     dataset_digest: str | None = None
+    path_class: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,8 +153,9 @@ class Case:
         """The case as plain JSON; `Case.from_json` reads it back."""
         doc = asdict(self)
         doc["command"] = list(self.command)
-        if self.data.dataset_digest is None:
-            del doc["data"]["dataset_digest"]
+        for name in ("dataset_digest", "path_class"):
+            if doc["data"][name] is None:
+                del doc["data"][name]
         return doc
 
     @classmethod

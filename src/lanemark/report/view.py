@@ -14,7 +14,7 @@ from typing import Any, Final
 from lanemark.records.case import LANES
 from lanemark.records.errors import RecordError
 from lanemark.records.observation import value_of
-from lanemark.report import tables
+from lanemark.report import data_ranks, tables
 from lanemark.report.asked import Asked, asked_rows
 from lanemark.report.brief import brief
 from lanemark.report.cells import Group
@@ -59,6 +59,7 @@ class RecordView:
         layers: layers of the compile cache's seed; caches: what each rank used of the cache.
         ranks: what each rank reported and how it ended.
         provenance: groups of rows on what ran and where.
+        path_ranks: each rank's data path with its evidence; stalls: the steps that waited for it.
         packages, settings, variables, shards, paths, evidence, transitions: tables.
     """
 
@@ -92,6 +93,8 @@ class RecordView:
     variables: TableView
     shards: TableView
     paths: TableView
+    path_ranks: TableView
+    stalls: TableView
     evidence: TableView
     transitions: TableView
 
@@ -163,6 +166,8 @@ def _build(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
         variables=tables.variables(predicate["environment"]["variables"]),
         shards=tables.shards(predicate["data"]["shards"]),
         paths=tables.paths(predicate["data"]["paths"]),
+        path_ranks=data_ranks.by_rank(predicate["data"]),
+        stalls=data_ranks.stalls(predicate["data"]),
         evidence=tables.evidence(predicate["evidence"]),
         transitions=tables.transitions(predicate["transitions"]),
     )
