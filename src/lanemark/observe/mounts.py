@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from lanemark.observe.redaction import redact_text
@@ -283,6 +284,11 @@ class SeenPath:
         return doc if rank is None else {"rank": rank, **doc}
 
 
+@lru_cache(maxsize=256)  # a rank's files lie on one mount or two, and there may be hundreds of them
+def _clean(text: str) -> str:
+    return redact_text(safe_text(text))
+
+
 def seen_on(name: str, mount: Mount, verdict: Verdict, block: str | None = None) -> SeenPath:
     """A row for a file on a mount. A mount's source can carry credentials (`//user:password@server`): taken out.
 
@@ -296,9 +302,9 @@ def seen_on(name: str, mount: Mount, verdict: Verdict, block: str | None = None)
         name=safe_text(name) or "?",
         path_class=verdict.path_class,
         filesystem=safe_text(mount.filesystem) or "?",
-        mount_point=redact_text(safe_text(mount.mount_point)) or "?",
-        mount_source=redact_text(safe_text(mount.source)) or "none",
-        reason=redact_text(safe_text(verdict.reason)),
+        mount_point=_clean(mount.mount_point) or "?",
+        mount_source=_clean(mount.source) or "none",
+        reason=_clean(verdict.reason),
         device=safe_text(mount.device if block is None else f"{mount.device} {block}") or None,
     )
 

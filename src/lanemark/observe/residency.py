@@ -19,6 +19,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 from lanemark.observe.reading import reason_of
@@ -52,11 +53,15 @@ class _Counts(ctypes.Structure):
 Count = Callable[[int, int], int]
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def cachestat(fd: int, _size: int) -> int:
     """Bytes of an open file that are in the page cache, in whole pages. Raises OSError."""
     counts, span = _Counts(), _Range(0, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(counts), 0):
+    if _libc().syscall(_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(counts), 0):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return int(counts.cached) * mmap.PAGESIZE
@@ -64,7 +69,7 @@ def cachestat(fd: int, _size: int) -> int:
 
 def mincore(fd: int, size: int) -> int:
     """The same by the older call, which has to be audited before it is believed. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     start = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)

@@ -53,9 +53,9 @@ def more_rows(data: Mapping[str, Any]) -> tuple[Row, ...]:
     if "path_class" in data["requested"]:
         found.append(Row("said to be", Cell(class_words(data["requested"]["path_class"]), "stated")))
     if "windows" in data:
-        found.append(row("windows read", data["windows"], windows_words))
+        found.append(row("windows", data["windows"], windows_words))
     if "stalls" in data:
-        found.append(row("data stalls", data["stalls"], stalls_words))
+        found.append(row("stalls", data["stalls"], stalls_words))
     return tuple(found)
 
 

@@ -5,8 +5,9 @@ sequence is `sequence + 1` neighbouring tokens of one shard: the inputs, and the
 batches have one shape. Which rows a rank gets is `lanemark.lanes.order`.
 
 A loader *fills* a buffer that it is given, and says which windows it put there (`lanemark.lanes.windows`); who gives it
-one, ahead of the step that needs it, is `lanemark.stack.prefetch`. Rows are copied by torch, which lets go of the
-interpreter's lock meanwhile: a page that storage is slow to give keeps this thread waiting, and not the loop's.
+one, ahead of the step that needs it, is `lanemark.stack.prefetch`. A row is copied by the C library, called so that it
+lets go of the interpreter's lock meanwhile: a page that storage is slow to give keeps this thread waiting, and not the
+loop's. Slicing a tensor and copying the slice costs two to three times as much as the bytes of a row do.
 
 `SyntheticLoader` has the same two methods and draws uniform ids from a seeded generator. Its loss cannot fall below
 ln(vocab), and `kind` says what it is: it can never pass for a data path.
@@ -15,6 +16,7 @@ ln(vocab), and `kind` says what it is: it can never pass for a data path.
 from __future__ import annotations
 
 import bisect
+import ctypes
 import hashlib
 import mmap
 from collections.abc import Sequence
@@ -29,13 +31,16 @@ from lanemark.lanes.order import Order, batch_positions
 from lanemark.observe.shards import Shard, ShardSet
 from lanemark.records.encoding import safe_text
 from lanemark.records.errors import DataError
-from lanemark.records.shards import HEADER_BYTES
+from lanemark.records.shards import HEADER_BYTES, TOKEN_BYTES
 
 #: Tokens looked at in each shard, spread over it, when no manifest bounds the ids: 128 KiB of reads a shard.
 SAMPLED_TOKENS: Final = 65_536
 #: torch looks at larger tensors with several threads (ATen's GRAIN_SIZE): a second set of them would wait, spinning,
 #: for the processors that the step is using.
 _ONE_THREAD: Final = 32_767
+_C_COPY: Final = ctypes.CDLL(None).memmove
+_C_COPY.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_C_COPY.restype = None
 
 
 class Loader(Protocol):
@@ -133,7 +138,11 @@ class ShardLoader:
         self._vocab, self._sequence, self._micro_batch = vocab, sequence, micro_batch
         self._rank, self._world_size = rank, world_size
         self._order = Order(self.num_sequences, seed)
-        self._rows_at_once = max(1, _ONE_THREAD // (sequence + 1))
+        self._starts = [0, *self._ends[:-1]]
+        self._addresses = [tokens.data_ptr() for tokens in self._tokens]
+        self._staged = torch.empty((micro_batch, sequence + 1), dtype=torch.int16)
+        rows = max(1, _ONE_THREAD // (sequence + 1))
+        self._pieces = [slice(first, first + rows) for first in range(0, micro_batch, rows)]
 
     @property
     def num_sequences(self) -> int:
@@ -155,12 +164,19 @@ class ShardLoader:
 
     def fill(self, forward_index: int, rows: Tensor) -> list[int]:
         """As in `Loader`. Raises DataError `vocab-mismatch` for an id that the sample at the opening did not show."""
-        windows, size = self.windows(forward_index), self.num_sequences
-        for row, window in zip(rows, windows, strict=True):
-            row.copy_(self.row(window % size))
-        # Microseconds on the host, against an index error in a kernel, which on CUDA would name neither file nor id.
-        for some in torch.split(rows, self._rows_at_once):
-            highest = int(some.max())
+        windows, size, sequence = self.windows(forward_index), self.num_sequences, self._sequence
+        ends, starts, addresses = self._ends, self._starts, self._addresses
+        row_bytes = TOKEN_BYTES * (sequence + 1)
+        to = self._staged.data_ptr()
+        for window in windows:
+            number = window % size
+            shard = bisect.bisect_right(ends, number)
+            _C_COPY(to, addresses[shard] + TOKEN_BYTES * sequence * (number - starts[shard]), row_bytes)
+            to += row_bytes
+        for piece in self._pieces:
+            rows[piece].copy_(self._staged[piece].view(torch.uint16))
+            # Microseconds on the host, against an index error in a kernel, which on CUDA names neither file nor id.
+            highest = int(rows[piece].amax())
             if highest >= self._vocab:
                 raise out_of_vocabulary(self._directory, highest, self._vocab)
         return windows
