@@ -63,20 +63,11 @@ def by_rank(data: Mapping[str, Any]) -> TableView:
     """One line a rank: its class and the evidence for it."""
 
     def counters(seen: Mapping[str, Any]) -> str:
-        return f"{size(seen['read_bytes'])} fetched, {size(seen['rchar'])} by read calls"
+        return f"{size(seen['read_bytes'])} fetched, {size(seen['rchar'])} read"
 
     return TableView(
         "Data path by rank",
-        (
-            "rank",
-            "path class",
-            "files",
-            "in page cache before",
-            "and after",
-            "read in the window",
-            "windows",
-            "looking took",
-        ),
+        ("rank", "path class", "files", "cached before", "cached after", "read in the window", "windows", "look took"),
         tuple(
             (
                 Cell(count(each["rank"]), "stated"),

@@ -43,7 +43,7 @@ def test_a_mount_that_was_said_to_be_a_disk() -> None:
 def test_a_cached_disk_shows_its_evidence() -> None:
     view = view_of(predicate("data_page_cache"))
     assert [cell.text for cell in view.path_ranks.rows[1]] == [
-        "1", "page cache", "1", "100.0 % of 1.91 MiB", "100.0 % of 1.91 MiB", "0 B fetched, 4.00 KiB by read calls", "12",
+        "1", "page cache", "1", "100.0 % of 1.91 MiB", "100.0 % of 1.91 MiB", "0 B fetched, 4.00 KiB read", "12",
         "1.75 ms",
     ]  # fmt: skip
     assert view.stalls.rows == ()
