@@ -3,7 +3,9 @@
 Simulated series have the difference that was put into them. Real ones are runs of the reference stack that were all
 asked the same (`calibration/collect.py`), so that every difference found among them is a false one; what a change would
 look like is made by scaling some of them. Real series are told apart by what the machine was doing when they were made:
-those of a quiet one bear on every figure, those of a busy one on false alarms only, and are reported beside the others.
+those of a quiet one bear on every figure. Those of a busy one bear on false alarms only. Those that had a core to
+themselves on a busy one bear on single comparisons and intervals; what else the machine did changed while they were
+made, so that their order is no series without a change. What does not bear on a figure is reported beside it.
 
 A figure is the worst of its parts, and its method names all of them.
 """
@@ -192,9 +194,9 @@ def spread() -> str:
     return "; ".join(said)
 
 
-def _counts(rate: Rate) -> bool:
-    """Whether a rate bears on a figure of what can be found: not that of a machine that others used as well."""
-    return not rate.of.partition(",")[0].endswith("_busy")
+def _counts(rate: Rate, *but: str) -> bool:
+    """Whether a rate bears on a figure: not that of runs made while others used the machine as well, so labelled."""
+    return not rate.of.partition(",")[0].endswith(but)
 
 
 def results() -> list[dict[str, Any]]:
@@ -209,19 +211,19 @@ def results() -> list[dict[str, Any]]:
         ),
         (
             "judge.interval_coverage",
-            min(rate.share for rate in held if _counts(rate)),
+            min(rate.share for rate in held if _counts(rate, "_busy")),
             held,
             "least share of 95 % intervals within a run that hold the true mean, busy machines not counted",
         ),
         (
             "watch.false_alarm",
-            max(rate.share for rate in alarms),
+            max(rate.share for rate in alarms if _counts(rate, "_busy", "_pinned") or "drawn" in rate.of),
             alarms,
-            "worst share of series without a change that are reported",
+            "worst share of series without a change that are reported; runs in a row where nothing ran beside them",
         ),
         (
             "watch.finds_5pct",
-            min(rate.share for rate in drops if _counts(rate)),
+            min(rate.share for rate in drops if _counts(rate, "_busy", "_pinned")),
             drops,
             f"least share of series that got 5 % slower and were reported there, busy ones not counted ({spread()})",
         ),

@@ -204,6 +204,7 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
     {"lane": "sparse", "gpu": "A100"},
     {"gpu": "B200", "since": "2026-06", "outcome": "ok"},
     {"lane": "training", "gpu": "H200", "until": "2026-03"},
+    {"lane": "sparse", "mode": "ddp", "outcome": "lost", "until": "2026-02"},
     {"commit": "abc12"},
 )
 

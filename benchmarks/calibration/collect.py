@@ -8,8 +8,9 @@ Run it by hand when the statistics change, not with the benchmarks: a few hundre
 
 It appends to `benchmarks/calibration/series.npz` (plain arrays, nothing pickled): for each recipe one matrix of step
 times in nanoseconds, one row a run in the order the runs were made, warm-up steps first. The label says what the
-machine was doing: `busy` where other work shared it, `quiet` where none did. The two are never pooled, because what
-they show differs.
+machine was doing: `busy` where other work shared it, `quiet` where none did, and `pinned` where other work shared the
+machine and the runs had one core to themselves (`--core`, as root: real-time priority there, so that nothing else is
+scheduled on it). The three are never pooled, because what they show differs.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ SERIES = Path(__file__).with_name("series.npz")
 FACTS = Path(__file__).with_name("series.json")
 
 
-def one_run(home: Path, arguments: list[str]) -> tuple[list[int], str]:
+def one_run(home: Path, arguments: list[str], before: list[str]) -> tuple[list[int], str]:
     """The step times of one run, warm-up first, in nanoseconds, and its record's id.
 
     Raises:
         RuntimeError: the run was no good; its last words are in the message.
     """
-    command = [sys.executable, "-m", "lanemark", "run", "training", *arguments, "--data", "synthetic", "--json"]
+    lanemark = [*before, sys.executable, "-m", "lanemark"]
+    command = [*lanemark, "run", "training", *arguments, "--data", "synthetic", "--json"]
     env = {**os.environ, "LANEMARK_HOME": str(home)}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=env)
     if ended.returncode != 0:
@@ -67,9 +69,12 @@ def main() -> None:
     parser.add_argument("--preset", default="diagnostic")
     parser.add_argument("--steps", type=int, default=420)
     parser.add_argument("--warmup", type=int, default=20)
-    parser.add_argument("--label", default="quiet", choices=("quiet", "busy"), help="what else the machine does")
+    parser.add_argument("--label", choices=("quiet", "busy"), default="quiet", help="what else the machine does")
+    parser.add_argument("--core", type=int, default=None, help="give the runs this core alone; the label is `pinned`")
     asked = parser.parse_args()
-    name = f"{asked.preset.replace('-', '_')}_{asked.label}"
+    before = [] if asked.core is None else ["chrt", "--fifo", "10", "taskset", "--cpu-list", str(asked.core)]
+    label = asked.label if asked.core is None else "pinned"
+    name = f"{asked.preset.replace('-', '_')}_{label}"
     words = ["--preset", asked.preset, "--steps", str(asked.steps), "--warmup", str(asked.warmup)]
     facts = {
         "arguments": words,
@@ -80,7 +85,7 @@ def main() -> None:
     rows: list[list[int]] = []
     with tempfile.TemporaryDirectory(prefix="lanemark-calibration-") as home:
         for number in range(asked.runs):
-            rows.append(one_run(Path(home), words)[0])
+            rows.append(one_run(Path(home), words, before)[0])
             if len(rows) == 20 or number == asked.runs - 1:
                 keep(name, rows, facts)
                 rows = []

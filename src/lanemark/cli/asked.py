@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from typing import Any
 
 from lanemark.cli.parsing import Parser
 from lanemark.lanes.presets import PRESETS, Preset, preset
@@ -21,9 +22,12 @@ MAX_NPROC = 64
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of `lanemark run LANE …` and `lanemark plan LANE …`."""
-    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; this version runs `training`")
+    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; this version runs `training` and `sparse`")
     group = parser.add_argument_group("what is asked")
-    group.add_argument("--preset", default="dense-nano", metavar="P", help=f"model recipe: {', '.join(PRESETS)}")
+    group.add_argument("--preset", default=None, metavar="P",
+        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); or, in the sparse lane, a case set: "
+        "smoke (default), matrix, or a FILE",
+    )  # fmt: skip
     group.add_argument("--nproc", default="1", metavar="N", help="ranks on this node (default 1)")
     group.add_argument(
         "--mode", default=None, metavar="M", help="single, ddp or fsdp2 (default: single, fsdp2 above 1)"
@@ -32,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     group.add_argument("--compile", default="eager", metavar="C", help="eager, regional or model (default eager)")
     group.add_argument("--dtype", default=None, metavar="D", help="fp32 or bf16 (default: bf16 on a GPU, else fp32)")
     group.add_argument("--steps", default=None, metavar="N", help="optimizer steps in all, warm-up included")
-    group.add_argument("--warmup", default=None, metavar="K", help="leading steps never measured, at least 1")
+    group.add_argument("--warmup", default=None, metavar="K", help="leading steps (or calls) never measured")
     group.add_argument("--sequence", default=None, metavar="T", help="tokens in a sequence (default: the preset's)")
     group.add_argument("--micro-batch", default=None, metavar="B", help="sequences a rank takes in one forward")
     group.add_argument("--grad-accum", default="1", metavar="A", help="forwards a rank takes in one step (default 1)")
@@ -41,6 +45,9 @@ def add_arguments(parser: Parser) -> None:
         "--prewarm", default="auto", metavar="W",
         help="compile one block on each rank before the ranks share the model: auto (default) or off",
     )  # fmt: skip
+    from lanemark.cli.asked_sparse import add_arguments as add_sparse_arguments
+
+    add_sparse_arguments(parser)
     place = parser.add_argument_group("where")
     place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
     place.add_argument(
@@ -119,7 +126,7 @@ class Asked:
 
     Attributes:
         case: everything but the data's digest and a precision that depends on the device, which the host decides.
-        preset: the recipe.
+        preset: the recipe of a model; None in a lane that trains none.
         dtype_given: whether the precision was asked for.
         data: `synthetic`, a directory, a URL to stage from, or None for the default corpus.
         reasons: argument → why it has the value it has, for everything not asked for.
@@ -129,7 +136,7 @@ class Asked:
     """
 
     case: Case
-    preset: Preset
+    preset: Preset | None
     dtype_given: bool
     data: str | None
     reasons: dict[str, str] = field(default_factory=dict)
@@ -141,7 +148,7 @@ class Asked:
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
-    if lane != "training":
+    if lane == "promotion":
         raise UsageError(
             "lane-unavailable", f"the {lane} lane is not run by this version", "use `lanemark run training`"
         )
@@ -151,7 +158,31 @@ def understand(args: argparse.Namespace) -> Asked:
             f"the surface {args.surface[:40]!r} is not available in this version",
             "use --surface local",
         )
-    recipe = preset(args.preset)
+    if lane == "sparse":
+        from lanemark.cli import asked_sparse
+
+        return asked_sparse.understand(args)
+    return _training(args)
+
+
+def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:
+    """Refuse what a lane has no use for. `unused`: the argument's attribute → the value that says it was not given."""
+    for name, default in unused.items():
+        if getattr(args, name, default) != default:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError("value-invalid", f"{flag} means nothing in the {lane} lane", f"leave {flag} out")
+
+
+def cache_layout(args: argparse.Namespace) -> CacheLayout:
+    """How ranks divide the compile cache, as it was asked for."""
+    asked = one_of(args.cache_layout, "--cache-layout", ("shared", "per-rank"))
+    return "per_rank" if asked == "per-rank" else "shared"
+
+
+def _training(args: argparse.Namespace) -> Asked:
+    """The training lane's case."""
+    refuse_arguments(args, "training", {"backends": None, "repeats": None, "time_indexer": False})
+    recipe = preset("dense-nano" if args.preset is None else args.preset)
     nproc = whole(args.nproc, "--nproc", 1, MAX_NPROC, slug="nproc-invalid")
     reasons: dict[str, str] = {}
     mode = args.mode
@@ -208,11 +239,15 @@ def understand(args: argparse.Namespace) -> Asked:
         prewarm=one_of(args.prewarm, "--prewarm", ("auto", "off")),  # type: ignore[arg-type]
         collective_timeout_s=seconds(args.collective_timeout, "--collective-timeout"),
     )
-    layout: CacheLayout = (
-        "per_rank" if one_of(args.cache_layout, "--cache-layout", ("shared", "per-rank")) == "per-rank" else "shared"
-    )
     return Asked(
-        case, recipe, args.dtype is not None, args.data, reasons, layout, tuple(args.cache_from), args.cache_to
+        case=case,
+        preset=recipe,
+        dtype_given=args.dtype is not None,
+        data=args.data,
+        reasons=reasons,
+        cache_layout=cache_layout(args),
+        cache_from=tuple(args.cache_from),
+        cache_to=args.cache_to,
     )
 
 

@@ -14,6 +14,7 @@ from lanemark.cli.parsing import home, parser, print_json
 from lanemark.lanes.presets import Preset
 from lanemark.lanes.prewarm import prewarm_plan
 from lanemark.launch.local import LocalSurface
+from lanemark.records.case import Case
 from lanemark.records.observation import absent, observed, unavailable
 
 #: Importing torch takes a few seconds on a cold disk; longer than this and something is wrong with it.
@@ -35,8 +36,7 @@ def main(args: list[str]) -> int:
         {
             "case": decided.case.to_json(),
             "plan_digest": decided.case.digest,
-            "tokens_per_step": decided.case.tokens_per_step,
-            "measured_steps": decided.case.measured_steps,
+            **steps_facts(decided.case),
             "reasons": decided.reasons,
             "cache": {
                 "policy": decided.case.cache_policy,
@@ -44,12 +44,19 @@ def main(args: list[str]) -> int:
                 "layers": [{"source": source.shown, "kind": source.kind} for source in decided.sources],
                 **({} if decided.capture_to is None else {"capture_to": str(decided.capture_to)}),
             },
-            "prewarm": {"planned": prewarm.do, "reason": prewarm.reason},
-            "model": model_facts(asked.preset, decided.case.sequence),
+            **({"prewarm": {"planned": prewarm.do, "reason": prewarm.reason}} if decided.case.takes_steps else {}),
+            **({} if asked.preset is None else {"model": model_facts(asked.preset, decided.case.sequence)}),
             "request": request.to_json(),
         }
     )
     return 0
+
+
+def steps_facts(case: Case) -> dict[str, int]:
+    """What follows from the steps of a case that takes any."""
+    if not case.takes_steps:
+        return {}
+    return {"tokens_per_step": case.tokens_per_step, "measured_steps": case.measured_steps}
 
 
 def model_facts(recipe: Preset, sequence: int) -> dict[str, Any]:

@@ -40,10 +40,13 @@ QUESTIONS: Final = {
     "grad_accum": "batch",
 }
 #: Fields that make two cases two questions: a comparison of their records would refuse.
-APART: Final = ("lane", "preset", "surface", "nproc", "gpu", "warmup", "sequence", "data", "command")
+APART: Final = (
+    "lane", "preset", "surface", "nproc", "gpu", "warmup", "sequence", "data", "command", "sparse", "promotion",
+)  # fmt: skip
 #: The flag of a case's field, where it is not the field's own name. None: there is none.
 _FLAGS: Final[dict[str, str | None]] = {
-    "lane": None, "command": None, "data": None, "stall_s": "--stall-timeout", "wall_s": "--wall-limit",
+    "lane": None, "command": None, "data": None, "sparse": None, "promotion": None,
+    "stall_s": "--stall-timeout", "wall_s": "--wall-limit",
     "collective_timeout_s": "--collective-timeout",
 }  # fmt: skip
 _OWN: Final = ("--repeat", "--against")

@@ -1,4 +1,4 @@
-"""`lanemark run training`: gates, then one attempt from prepared to sealed, then its record on the screen."""
+"""`lanemark run LANE`: gates, then one attempt from prepared to sealed, then its record on the screen."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from lanemark.launch.supervise import Tick
 from lanemark.ledger.location import open_ledger
 from lanemark.observe.packages import cxx_facts
 from lanemark.records.attempt import Home
+from lanemark.records.case import Case
 from lanemark.records.encoding import decode
 from lanemark.records.errors import UsageError
 from lanemark.records.finding import Finding
@@ -30,7 +31,7 @@ from lanemark.records.finding import Finding
 
 def main(args: list[str]) -> int:
     """Run one benchmark. Exit 0 done and healthy, 1 the run failed (a record exists), 2 bad input, 4 a gate refused."""
-    verb = parser("run", "Run a benchmark and leave one sealed record. Only the training lane runs in this version.")
+    verb = parser("run", "Run a benchmark and leave one sealed record. The training and the sparse lane can be run.")
     add_arguments(verb)
     add_repeating(verb)
     verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")
@@ -94,10 +95,7 @@ def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
 
         def once(findings: tuple[Finding, ...]) -> Conducted:
             attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc)
-            advise(
-                f"lanemark: {attempt.paths.run_id}: {case.preset}, {case.nproc} ranks,"
-                f" {case.mode}, {case.compile}, {case.dtype}"
-            )
+            advise(f"lanemark: {attempt.paths.run_id}: {asked_in_words(case)}")
             watcher = Watcher(attempt)
             try:
                 return conduct(
@@ -109,6 +107,13 @@ def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
                 watcher.close()
 
         return with_one_retry(once, interrupted=stop, announce=lambda line: advise(f"lanemark: {line}"))
+
+
+def asked_in_words(case: Case) -> str:
+    """What a case asks, for one line of progress."""
+    if case.sparse is not None:
+        return f"{case.preset}, {len(case.sparse.cases)} cases, {', '.join(case.sparse.backends)}"
+    return f"{case.preset}, {case.nproc} ranks, {case.mode}, {case.compile}, {case.dtype}"
 
 
 class Watcher:
@@ -139,6 +144,8 @@ class Watcher:
         if not pages:
             return "starting the ranks"
         slowest = min(pages, key=lambda page: (page.step, page.sequence))
+        if not self._case.takes_steps:
+            return f"{slowest.phase.replace('_', ' ')} {slowest.label}".strip()
         total = self._case.steps
         compiling = [page.rank for page in pages if page.phase == "compile"]
         if compiling:

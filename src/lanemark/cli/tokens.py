@@ -141,6 +141,7 @@ def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
     if asked.data is None and not build and not directory.exists():
         return Tokens(directory, case.data, {})
     shards = open_shards(directory)
+    assert recipe is not None  # a lane without a model reads no shards
     _check(shards, case, recipe)
     total = sum(shard.bytes for shard in (*shards.shards, *shards.held_out))
     with Bar("reading and hashing the shards", total=total) as bar:

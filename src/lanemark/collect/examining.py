@@ -194,7 +194,8 @@ def _snapshot(
 ) -> Snapshot:
     ends = {entry["rank"]: entry for entry in exits["ranks"]}
     numbers = range(case.nproc) if case is not None else _rank_directories(paths)
-    reports = [_report(paths, number, ends, problems) for number in numbers]
+    takes_steps = case is None or case.takes_steps
+    reports = [_report(paths, number, ends, problems, takes_steps=takes_steps) for number in numbers]
     _, damage = read_looks(paths)
     problems += [damage] if damage is not None else []
     if case is None:
@@ -240,9 +241,11 @@ def _start_error(manifest: Manifest | None, exits: Mapping[str, Any]) -> str | N
     return str(reason) if str(reason).startswith("the ranks could not be started") else None
 
 
-def _report(paths: AttemptPaths, number: int, ends: dict[int, dict[str, Any]], problems: list[str]) -> RankReport:
+def _report(
+    paths: AttemptPaths, number: int, ends: dict[int, dict[str, Any]], problems: list[str], *, takes_steps: bool
+) -> RankReport:
     try:
-        report = rank_report(paths, number, ends)
+        report = rank_report(paths, number, ends, takes_steps=takes_steps)
     except Exception as error:  # whatever a forged file makes a reader raise is a fact about that file
         problems.append(f"ranks/{number} cannot be read ({type(error).__name__})")
         return RankReport(number, exit=ends.get(number))

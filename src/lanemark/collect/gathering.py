@@ -97,8 +97,10 @@ def _samples(paths: RankPaths) -> tuple[Samples | None, str | None]:
         return None, f"samples.bin cannot be believed: {str(error)[:200]}"
 
 
-def rank_report(attempt: AttemptPaths, rank: int, exits: dict[int, dict[str, Any]]) -> RankReport:
-    """Everything rank `rank` left behind."""
+def rank_report(
+    attempt: AttemptPaths, rank: int, exits: dict[int, dict[str, Any]], *, takes_steps: bool = True
+) -> RankReport:
+    """Everything rank `rank` left behind. `takes_steps`: whether its lane does (`Case.takes_steps`)."""
     paths = attempt.rank(rank)
     samples, problem = _samples(paths)
     page = read_page(paths)
@@ -122,9 +124,11 @@ def rank_report(attempt: AttemptPaths, rank: int, exits: dict[int, dict[str, Any
         samples=samples,
         samples_problem=problem,
         observed=read_json(paths.observed),
+        result=read_json(paths.result),
         end=read_json(paths.end),
         spans=spans,
         beacon=beacon,
         exit=exits.get(rank),
         exception=exception_line(paths),
+        takes_steps=takes_steps,
     )

@@ -24,8 +24,7 @@ from lanemark.collect.manifest import Manifest
 from lanemark.collect.picture import snapshot_of
 from lanemark.diagnose.first_cause import first_cause
 from lanemark.diagnose.stragglers import straggler
-from lanemark.lanes.presets import preset
-from lanemark.lanes.record import training_predicate
+from lanemark.lanes.record import predicate_of, withdraw_figures
 from lanemark.lanes.reports import AttemptFacts
 from lanemark.lanes.rules import broken_rules
 from lanemark.measure.durable import sync_directory
@@ -52,6 +51,9 @@ _RANK_EVIDENCE: Final = (
     ("beacon.page", "application/octet-stream"),
     ("samples.bin", "application/octet-stream"),
     ("observed.json", "application/json"),
+    ("result.json", "application/json"),
+    ("bench_telemetry.json", "application/json"),
+    ("backend_identity.json", "application/json"),
     ("end.json", "application/json"),
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),
@@ -149,7 +151,7 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
     exits_doc = ending.exits or read_json(paths.exits) or {}
     launch = read_json(paths.launch) or {}
     exits = {entry["rank"]: entry for entry in exits_doc.get("ranks", []) if isinstance(entry.get("rank"), int)}
-    ranks = tuple(rank_report(paths, rank, exits) for rank in range(case.nproc))
+    ranks = tuple(rank_report(paths, rank, exits, takes_steps=case.takes_steps) for rank in range(case.nproc))
     picture = snapshot_of(
         paths,
         case,
@@ -199,7 +201,7 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
 
 
 def _sealed(facts: AttemptFacts) -> SealedRecord:
-    predicate = training_predicate(facts, preset(facts.case.preset))
+    predicate = predicate_of(facts)
     about = subjects(
         plan_digest=facts.case.digest,
         image_digest=value_of(predicate["image"]["digest"]),
@@ -214,8 +216,7 @@ def _sealed(facts: AttemptFacts) -> SealedRecord:
         text = f"the record contradicts itself: {first.problem} ({first.rule})"
         predicate["findings"].append(Finding("self_check_failed", "failure", text[:500]).to_json())
         predicate["outcome"].update(receipt=False, receipt_reason=text[:500])
-        why = unavailable("self-check", "the record contradicts itself").to_json()
-        predicate["training"].update(tokens_per_s=why, mfu=why)
+        withdraw_figures(predicate)
         record = seal(predicate, about)
     return record
 

@@ -64,6 +64,13 @@ def compile_question(case: Case) -> dict[str, Any]:
     keeps when the recipe behind it changes. Accumulation changes the graphs of a whole-model posture only: a block is
     the same block however often it is called.
     """
+    if case.sparse is not None:
+        return {
+            "preset": case.preset,
+            "recipe": digest(encode(case.sparse.to_json())),
+            "compile": case.compile,
+            "nproc": case.nproc,
+        }
     return {
         "preset": case.preset,
         "recipe": digest(encode(asdict(preset(case.preset)))),

@@ -99,6 +99,8 @@ def compilation(facts: AttemptFacts, last_step: int | None) -> tuple[dict[str, A
     recorded = any(report.samples is not None and report.samples.rows for report in facts.ranks)
     if last_step is not None:
         ended = observed(last_step, "samples.bin of every rank")
+    elif not facts.case.takes_steps:
+        ended = absent("samples.bin of every rank", "the lane takes no steps")
     elif recorded:
         ended = absent("samples.bin of every rank", "no rank compiled during a step")
     else:

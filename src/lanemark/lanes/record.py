@@ -1,4 +1,8 @@
-"""A whole training record from an attempt's facts. Pure: the same facts always give the same predicate."""
+"""A whole record from an attempt's facts, by lane. Pure: the same facts always give the same predicate.
+
+`predicate_of` is all that sealing knows of lanes. The training lane's predicate is built here; the others' in
+`sparse_record` and `promotion_record`, over what they share in `without_steps`.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +11,34 @@ from typing import Any
 from lanemark.lanes.data_part import data_part
 from lanemark.lanes.envelope import compilation, distributed, envelope, hardware, toolchain
 from lanemark.lanes.figures import last_compiling_step
-from lanemark.lanes.presets import Preset
+from lanemark.lanes.outcome import outcome_part, provenance_findings
+from lanemark.lanes.presets import Preset, preset
 from lanemark.lanes.reports import AttemptFacts, agreed
 from lanemark.lanes.startup import startup_part
 from lanemark.lanes.training import receipt, training_part
 from lanemark.observe.gpu_names import gpu_matches, peak_flops
 from lanemark.records.case import parse_gpu
 from lanemark.records.finding import Finding
-from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
+from lanemark.records.observation import unavailable, value_of
 
 
-def _seen(end: dict[str, Any], key: str, otherwise: str) -> dict[str, Any]:
-    """One half of how a process ended: exactly one of status and signal is there once an end was seen."""
-    if "ended_ns" not in end:
-        return unavailable("waitpid", "the supervisor saw no end of this rank").to_json()
-    made: Observation[Any] = observed(end[key], "waitpid") if key in end else absent("waitpid", otherwise)
-    return made.to_json()
+def predicate_of(facts: AttemptFacts) -> dict[str, Any]:
+    """The predicate of a record of the attempt's lane (`lanemark.records.schema`)."""
+    lane = facts.case.lane
+    if lane == "sparse":
+        from lanemark.lanes.sparse_record import sparse_predicate
+
+        return sparse_predicate(facts)
+    if lane == "promotion":
+        raise ValueError("this version seals no record of the promotion lane")
+    return training_predicate(facts, preset(facts.case.preset))
 
 
-def _outcome(facts: AttemptFacts, can_quote: bool, why: str) -> dict[str, Any]:  # noqa: FBT001
-    ranks = []
-    for report in facts.ranks:
-        end, page = report.exit or {}, report.beacon
-        ranks.append(
-            {
-                "rank": report.rank,
-                "pid": end.get("pid", 0),
-                "status": _seen(end, "status", "it was ended by a signal"),
-                "signal": _seen(end, "signal", "it ended by itself"),
-                "signal_by": end.get("signal_by", "unknown"),
-                "end_marker": report.clean,
-                "last_phase": (
-                    observed(page["phase"], "beacon.page")
-                    if page
-                    else unavailable("beacon.page", "no page could be read")
-                ).to_json(),
-                "last_step": (
-                    observed(page["step"], "beacon.page")
-                    if page
-                    else unavailable("beacon.page", "no page could be read")
-                ).to_json(),
-                "exception": (
-                    observed(report.exception, "error.json")
-                    if report.exception
-                    else absent("error.json", "none was left")
-                ).to_json(),
-            }
-        )
-    out: dict[str, Any] = {"state": facts.state, "receipt": can_quote, "receipt_reason": why, "ranks": ranks}
-    if facts.cause is not None:
-        cause: dict[str, Any] = {"kind": facts.cause.kind, "summary": facts.cause.summary}
-        if facts.cause.rank is not None:
-            cause["rank"] = facts.cause.rank
-        out["first_cause"] = cause
-    return out
+def withdraw_figures(predicate: dict[str, Any]) -> None:
+    """Take out what could be quoted of a record that contradicts itself; other lanes state only their receipt."""
+    if predicate["lane"] == "training":
+        why = unavailable("self-check", "the record contradicts itself").to_json()
+        predicate["training"].update(tokens_per_s=why, mfu=why)
 
 
 def _window_findings(training: dict[str, Any]) -> list[Finding]:
@@ -74,19 +52,6 @@ def _window_findings(training: dict[str, Any]) -> list[Finding]:
     if times and times["stalls"]:
         text = f"{times['stalls']} of {training['window']['measured']} measured steps took more than twice the median"
         found.append(Finding("stalls_in_window", "caveat", text))
-    return found
-
-
-def _provenance_findings(predicate: dict[str, Any]) -> list[Finding]:
-    found = []
-    source = predicate["source"]
-    if value_of(source["dirty"]) is True:
-        found.append(Finding("source_dirty", "caveat", "the working tree had uncommitted changes"))
-    if source["commit"]["status"] != "observed":
-        why = source["commit"].get("reason", source["commit"]["status"])
-        found.append(Finding("source_unknown", "note", f"no commit was observed: {why}"))
-    if source["argv_redacted"]:
-        found.append(Finding("secrets_redacted", "note", "an argument looked like a secret and was not stored"))
     return found
 
 
@@ -126,9 +91,9 @@ def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
         "toolchain": toolchain(facts),
         "startup": startup,
         "data": data,
-        "outcome": _outcome(facts, can_quote, why),
+        "outcome": outcome_part(facts, can_quote, why),
         "training": training,
     }
-    found += [*startup_findings, *data_findings, *_window_findings(training), *_provenance_findings(predicate)]
+    found += [*startup_findings, *data_findings, *_window_findings(training), *provenance_findings(predicate)]
     predicate["findings"] = [finding.to_json() for finding in found]
     return predicate

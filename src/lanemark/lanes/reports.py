@@ -37,27 +37,32 @@ class RankReport:
         samples: its recorded steps, or None.
         samples_problem: why there are no samples, when there are none.
         observed: its `observed.json`, or None.
+        result: its `result.json` (what a lane without steps found), or None.
         end: its `end.json` (the clean end marker), or None.
         spans: phases and compilations from its beacon page.
         beacon: last phase and step seen, or None when no page could be read.
         exit: its entry of `exits.json`, or None when the supervisor saw no end.
         exception: first line of its `error.json`, or None.
+        takes_steps: whether its lane takes optimizer steps, so that a closed window belongs to a clean end.
     """
 
     rank: int
     samples: RankSamples | None = None
     samples_problem: str | None = None
     observed: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
     spans: tuple[Span, ...] = ()
     beacon: dict[str, Any] | None = None
     exit: dict[str, Any] | None = None
     exception: str | None = None
+    takes_steps: bool = True
 
     @property
     def clean(self) -> bool:
-        """Whether the rank left both halves of the end marker: its `end.json` and a closed window."""
-        return self.end is not None and self.samples is not None and self.samples.window_end_ns is not None
+        """Whether the rank left the whole end marker: its `end.json` and, where it takes steps, a closed window."""
+        closed = self.samples is not None and self.samples.window_end_ns is not None
+        return self.end is not None and (closed or not self.takes_steps)
 
 
 @dataclass(frozen=True)

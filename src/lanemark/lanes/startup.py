@@ -1,4 +1,4 @@
-"""The `startup` part of a training record, and what each rank used of the compile cache. Pure.
+"""The `startup` part of a record, and what each rank used of the compile cache. Pure.
 
 Three different things are said side by side and never mixed: what was declared (the case's policy), what the run is
 good for (decided before it, from coverage), and what state it really started from (concluded after it, from files,
@@ -86,6 +86,8 @@ def _findings(facts: AttemptFacts, state: Observation[str], kind: str, why: str)
 
 
 def _first_step(facts: AttemptFacts) -> Observation[float]:
+    if not facts.case.takes_steps:
+        return absent("samples.bin of every rank", "the lane takes no steps")
     firsts = [r.samples.rows[0].end_ns for r in facts.ranks if r.samples is not None and r.samples.rows]
     if firsts and facts.launched_ns is not None and len(firsts) == len(facts.ranks):
         return observed((max(firsts) - facts.launched_ns) / 1e9, "samples.bin of every rank")
@@ -122,6 +124,8 @@ def _older_ranks(facts: AttemptFacts) -> tuple[int, ...]:
 def _prewarm(facts: AttemptFacts) -> dict[str, Any]:
     """What the ranks say of their pre-warming; done only when every rank says so."""
     source = "observed.json of every rank"
+    if not facts.case.takes_steps:
+        return absent(source, "the lane has no model to compile beforehand").to_json()
     words = {report.rank: (report.observed or {}).get("prewarm") for report in facts.ranks}
     said = {rank: word for rank, word in words.items() if isinstance(word, dict)}
     if not said:

@@ -29,6 +29,8 @@ _LEAKED_PREFIXES: Final = ("NCCL_NET", "NCCL_IB_")
 _LEAKED_NAMES: Final = ("NCCL_TUNER_CONFIG_PATH",)
 _FOREIGN_PREFIXES: Final = ("TORCHELASTIC_",)
 _FOREIGN_NAMES: Final = ("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE")
+#: What an operator sets for a worker of the sparse lane, which records it as a selector.
+_OPERATORS_OWN: Final = "LANEMARK_SPARSE_"
 _MAX_VALUE_CHARS: Final = 4096
 
 #: Paths that survive an unquoted g++ command line and Triton's own splitting.
@@ -178,7 +180,7 @@ def _scrub_reason(name: str) -> str | None:
         return "a multi-node network setting, which a single node inherits only by accident"
     if name in _FOREIGN_NAMES or name.startswith(_FOREIGN_PREFIXES):
         return "left by another launcher around this one"
-    if name.startswith("LANEMARK_") and name != "LANEMARK_HOME":
+    if name.startswith("LANEMARK_") and name != "LANEMARK_HOME" and not name.startswith(_OPERATORS_OWN):
         return "belongs to another attempt"
     return None
 

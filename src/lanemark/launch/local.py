@@ -49,6 +49,7 @@ from lanemark.launch.processes import (
     signal_group,
     signal_name,
 )
+from lanemark.launch.programs import RANK_PROGRAMS
 from lanemark.launch.surface import (
     Launched,
     LaunchedRank,
@@ -134,7 +135,7 @@ class LocalSurface:
         compiled = case.compile != "eager"
         return LaunchRequest(
             surface=self.name,
-            argv=case.command or (sys.executable, "-m", "lanemark.stack.train"),
+            argv=case.command or (sys.executable, "-m", RANK_PROGRAMS[case.lane]),
             reference_stack=not case.command,
             # A rank of ours runs in its own directory, where no file can pass for a module that it imports.
             working_directory=str(Path.cwd()) if case.command else None,

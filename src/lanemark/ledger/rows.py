@@ -97,31 +97,8 @@ def row_from_bytes(record_id: str, data: bytes) -> IndexRow:
     """
     from lanemark.ledger.skim import skim
 
-    found = skim(data)
-    if found is None:
-        return row_of(record_id, decode(data))
-    case, at = found
-    return IndexRow(
-        id=record_id,
-        run_id=at["run_id"][:_MAX_TEXT],  # what is not an observation was matched: plain text, not empty
-        lane=at["lane"],
-        preset=_needed("preset", case.get("preset")),
-        created=at["sealed_at"][:_MAX_TEXT],
-        outcome=at["outcome"][:_MAX_TEXT],
-        receipt=at["receipt"],
-        device_class=_text(at["device_class"]),
-        world_size=_whole(at["world_size"]),
-        mode=_text(at["mode"]),
-        compile=_text(case.get("compile")),
-        dtype=_text(case.get("dtype")),
-        surface=_text(case.get("surface")),
-        startup_state=_text(at["startup_state"]),
-        path_class=_text(at["path_class"]),
-        tokens_per_s=_number(value_of(at["tokens_per_s"])),
-        step_p50_s=_number(_at(value_of(at["step_time"]), "p50_s")),
-        git_commit=_text(at["commit"]),
-        plan_digest=at["plan_digest"],
-    )
+    found = skim(record_id, data)
+    return row_of(record_id, decode(data)) if found is None else found
 
 
 def row_of(record_id: str, doc: Any) -> IndexRow:
@@ -137,18 +114,18 @@ def row_of(record_id: str, doc: Any) -> IndexRow:
         created=_needed("created", _at(predicate, "times", "sealed_at")),
         outcome=_needed("outcome", _at(predicate, "outcome", "state")),
         receipt=_at(predicate, "outcome", "receipt") is True,
-        device_class=_text(value_of(_at(predicate, "hardware", "observed", "device_class"))),
-        world_size=_whole(value_of(_at(predicate, "distributed", "observed", "world_size"))),
-        mode=_text(value_of(_at(predicate, "distributed", "observed", "mode"))),
-        compile=_text(_at(case, "compile")),
-        dtype=_text(_at(case, "dtype")),
-        surface=_text(_at(case, "surface")),
-        startup_state=_text(value_of(_at(predicate, "startup", "state"))),
-        path_class=_text(value_of(_at(predicate, "data", "path_class"))),
-        tokens_per_s=_number(value_of(_at(predicate, "training", "tokens_per_s"))),
-        step_p50_s=_number(_at(step_time, "p50_s")),
-        git_commit=_text(value_of(_at(predicate, "source", "commit"))),
-        plan_digest=_text(_at(predicate, "plan_digest")),
+        device_class=as_text(value_of(_at(predicate, "hardware", "observed", "device_class"))),
+        world_size=as_whole(value_of(_at(predicate, "distributed", "observed", "world_size"))),
+        mode=as_text(value_of(_at(predicate, "distributed", "observed", "mode"))),
+        compile=as_text(_at(case, "compile")),
+        dtype=as_text(_at(case, "dtype")),
+        surface=as_text(_at(case, "surface")),
+        startup_state=as_text(value_of(_at(predicate, "startup", "state"))),
+        path_class=as_text(value_of(_at(predicate, "data", "path_class"))),
+        tokens_per_s=as_number(value_of(_at(predicate, "training", "tokens_per_s"))),
+        step_p50_s=as_number(_at(step_time, "p50_s")),
+        git_commit=as_text(value_of(_at(predicate, "source", "commit"))),
+        plan_digest=as_text(_at(predicate, "plan_digest")),
     )
 
 
@@ -196,7 +173,7 @@ def is_wanted(row: IndexRow, wanted: Filters) -> bool:
 
 
 def _needed(name: str, value: Any) -> str:
-    text = _text(value)
+    text = as_text(value)
     if text is None:
         raise ValueError(f"is no record: it has no {name}")
     return text
@@ -215,18 +192,21 @@ def _at(doc: Any, *steps: str) -> Any:
 _MAX_TEXT: Final = 512
 
 
-def _text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """A text as a row has it: not empty, not long, and one that can be written anywhere; None for anything else."""
     if not isinstance(value, str) or not value:
         return None
     cut = value if len(value) <= _MAX_TEXT else value[:_MAX_TEXT]
     return cut if cut.isascii() else safe_text(cut)
 
 
-def _whole(value: Any) -> int | None:
+def as_whole(value: Any) -> int | None:
+    """A whole number as a row has it; None for anything else, a truth value among it."""
     return value if type(value) is int else None
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
+    """A number as a row has it; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)

@@ -6,8 +6,9 @@ leaves one exact form (`lanemark.records.encoding.encode`: sorted keys, no space
 be found by a plain search, one after the other, and only the values behind a few heads are parsed.
 
 Why a search cannot be deceived by text inside a record: a quotation mark inside a JSON string is always escaped, so a
-head such as `,"outcome":{` never occurs within one. A key of that name elsewhere in the record could stand in a head's
-way only in a place that comes between two neighbouring heads, and there the schema has none.
+head such as `"device_class":{` never occurs within one. And each of the heads is of a kind that the schema has in one
+place only: there is no second one to be mistaken for the first, wherever a search begins. So a search may begin some
+way behind the head before it, as far as no record is shorter there; in a record that is, nothing is found.
 
 Most values that a row shows are those of many records: there are few cases, devices and modes. What was parsed is
 therefore remembered by its exact text, within bounds that a hostile ledger cannot swell.
@@ -19,126 +20,121 @@ None, and the caller parses the record whole. Standard library only: appending h
 from __future__ import annotations
 
 import re
-from json import JSONDecoder
+from collections.abc import Callable
 from typing import Any, Final
 
+from lanemark.ledger.rows import IndexRow, as_number, as_text, as_whole
+from lanemark.records.encoding import decode
 from lanemark.records.observation import value_of
 
 _HEAD: Final = re.compile(
     r'\{"_type":"https://in-toto\.io/Statement/v1","predicate":\{"assurance":"[a-z_]+","attempt":[0-9]+,"case":(?=\{)'
-)
+).match
 #: From the end of the outcome to the head of the source, neighbours all of them.
 _MIDDLE: Final = re.compile(
-    r'"receipt":(?P<receipt>true|false),"receipt_reason":"(?:[^"\\]|\\.)*","state":"(?P<outcome>[a-z]+)"\}'
-    r',"plan_digest":"(?P<plan_digest>sha256:[0-9a-f]{64})","record_version":"1\.[01]","run_id":"(?P<run_id>[0-9A-Za-z-]+)"'
+    r'"receipt":(true|false),"receipt_reason":"[^"\\]*(?:\\.[^"\\]*)*","state":"([a-z]{1,99})"\}'
+    r',"plan_digest":"(sha256:[0-9a-f]{64})","record_version":"1\.[01]","run_id":"([0-9A-Za-z-]{1,99})"'
     r',"source":\{"argv":\['
-)
-_SEALED: Final = re.compile(r'"sealed_at":"(?P<sealed_at>[0-9TZ:.-]+)"\},"toolchain":\{')
+).match
+_SEALED: Final = re.compile(r'"sealed_at":"([0-9TZ:.-]{1,99})"\},"toolchain":\{').match
+#: A number that is no integer out of range and no infinity.
+_NUMBER: Final = r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
+_OBSERVED: Final = r'\{"source":"[^"\\]*","status":"observed","value":'
+#: What stands behind the throughput to the end of the lane's part, which is last but for the transitions.
+_AFTER_RATE: Final = r',"tokens_per_step":[0-9]+,"window":\{[a-z0-9":,]+\}\},"transitions":\['
+#: Both figures of a row, where both were observed.
+_FIGURES: Final = re.compile(
+    rf'"step_time":{_OBSERVED}\{{"max_s":{_NUMBER},"mean_s":{_NUMBER},"min_s":{_NUMBER},"p50_s":({_NUMBER}),"p95_s":{_NUMBER}'
+    rf',"p99_s":{_NUMBER},"stalls":[0-9]+\}}\}},"tokens_per_s":{_OBSERVED}({_NUMBER})\}}{_AFTER_RATE}'
+).match
+_LAST: Final = re.compile(_AFTER_RATE).match
 _TAIL: Final = '},"predicateType":"urn:x-lanemark:record:v1","subject":['
 #: What is remembered: at most this many values, each of a text no longer than this (a case has about 700 characters).
 _REMEMBERED: Final = 1024
 _LONGEST: Final = 2048
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+class _Memory(dict[str, Any]):
+    """By the exact text of a JSON value what a row shows of it, parsed strictly when it is first asked for.
 
-
-_VALUE: Final = JSONDecoder(parse_constant=_no_constant).raw_decode
-_known: Final[dict[str, Any]] = {}
-#: The same of observations: what each of them says was observed, None for nothing.
-_values: Final[dict[str, Any]] = {}
-_MISSING: Final = object()
-
-
-def _parsed(text: str, at: int, end: int) -> tuple[Any, int]:
-    """The JSON value that begins at `at` and where it ends; remembered where that is `end`. Not to be changed."""
-    shown = text[at:end] if end - at <= _LONGEST else ""
-    value = _known.get(shown)
-    if value is not None:
-        return value, end
-    value, stop = _VALUE(text, at)
-    if stop == end and shown:
-        if len(_known) >= _REMEMBERED:
-            _known.clear()
-        _known[shown] = value
-    return value, stop
-
-
-def _observed(text: str, at: int, shown: str) -> Any:
-    """What the observation that begins at `at` observed, remembered where `shown` is all of it."""
-    doc, stop = _VALUE(text, at)
-    value = value_of(doc)
-    if stop == at + len(shown) <= at + _LONGEST:
-        if len(_values) >= _REMEMBERED:
-            _values.clear()
-        _values[shown] = value
-    return value
-
-
-def skim(data: bytes) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The case and what else a row shows of a training record in our writer's exact form; None for any other bytes.
-
-    Returns:
-        The case as plain JSON; and by name: `lane`, `run_id`, `plan_digest`, `sealed_at`, `outcome`, `receipt`; what
-        was observed, or None, as `path_class`, `mode`, `world_size`, `device_class`, `commit`, `startup_state`; and as
-        observations `step_time` and `tokens_per_s`. None of it is to be changed: records share it.
+    Args:
+        shown: what a row shows of a parsed value.
     """
+
+    def __init__(self, shown: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.shown = shown
+
+    def __missing__(self, text: str) -> Any:
+        """Raises ValueError for what is no JSON, or only the beginning of it."""
+        value = self.shown(decode(text.encode()))
+        if len(text) <= _LONGEST:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[text] = value
+        return value
+
+
+_cases: Final = _Memory(
+    lambda case: tuple(as_text(case.get(name)) for name in ("preset", "compile", "dtype", "surface"))
+)
+_texts: Final = _Memory(lambda observation: as_text(value_of(observation)))
+_wholes: Final = _Memory(lambda observation: as_whole(value_of(observation)))
+_numbers: Final = _Memory(lambda observation: as_number(value_of(observation)))
+_medians: Final = _Memory(lambda observation: as_number((value_of(observation) or {}).get("p50_s")))
+
+
+def skim(record_id: str, data: bytes) -> IndexRow | None:
+    """The row of a training record in our writer's exact form; None for any other bytes."""
     try:
         text = data.decode("utf-8")
-        head = _HEAD.match(text)
+        head = _HEAD(text)
         if head is None:
             return None
-        place, last = text.index, text.rindex
-
-        def seen(key: str, begin: int, end: int) -> Any:
-            """What was observed behind `key`. The first brace that closes is its own, or one in a text."""
-            at = place(key, begin, end) + len(key) - 1
-            shown = text[at : place("}", at, end) + 1]
-            value = _values.get(shown, _MISSING)
-            return _observed(text, at, shown) if value is _MISSING else value
-
-        compiled = place(',"compile":{"observed":{', head.end())
-        case, stop = _parsed(text, head.end(), compiled)
-        if stop != compiled:
-            return None
-        of_data = place(',"data":{"dataset_digest":{', compiled)
-        distributed = place(',"distributed":{"observed":{', of_data)
-        environment = place(',"environment":{', distributed)
-        hardware = place(',"hardware":{"observed":{', environment)
-        image = place(',"image":{"digest":{', hardware)
-        outcome = place(',"lane":"training","outcome":{', image)
-        middle = _MIDDLE.match(text, place('"receipt":', outcome))
+        # Each search begins behind what is found before it, by about two thirds of the least that lies between. The
+        # first brace that closes is an observation's own, or one in a text of it: such a record is parsed whole.
+        place = text.index
+        begin = head.end()
+        end = place(',"compile":{"observed":{', begin + 200)
+        preset, posture, dtype, surface = _cases[text[begin:end]]
+        at = place('"path_class":{', end + 400) + 13
+        path_class = _texts[text[at : place("}", at) + 1]]
+        at = place('"mode":{', at + 300) + 7
+        mode = _texts[text[at : place("}", at) + 1]]
+        at = place('"world_size":{', at + 80) + 13
+        world_size = _wholes[text[at : place("}", at) + 1]]
+        at = place('"device_class":{', at + 800) + 15
+        device_class = _texts[text[at : place("}", at) + 1]]
+        at = place(',"lane":"training","outcome":{', at + 800)
+        middle = _MIDDLE(text, place('"receipt":', at + 250))
         if middle is None:
             return None
-        startup = place(',"startup":{"cache_after":{', middle.end())
-        surface = place(',"surface":{"app_id":{', startup)
-        times = place(',"times":{"duration_s":{', surface)
-        sealed = _SEALED.match(text, place('"sealed_at":"', times))
-        if sealed is None:
+        receipt, outcome, plan_digest, run_id = middle.groups()
+        at = place('"commit":{', middle.end()) + 9
+        commit = _texts[text[at : place("}", at) + 1]]
+        at = place('"state":{', at + 550) + 8
+        startup_state = _texts[text[at : place("}", at) + 1]]
+        sealed = _SEALED(text, place('"sealed_at":"', at + 500))
+        if sealed is None or preset is None:
             return None
-        part = place(',"training":{"does_not_prove":[', sealed.end())
-        tail = last(_TAIL, part)
         # From the end: the samples and the ranks' figures, which lie before these two, are most of a record.
-        rate = last('"tokens_per_s":{', part, tail)
-        step_time = last('"step_time":{', part, rate)
-        receipt, outcome_state, plan_digest, run_id = middle.groups()
-        found = {
-            "lane": "training",
-            "run_id": run_id,
-            "plan_digest": plan_digest,
-            "outcome": outcome_state,
-            "receipt": receipt == "true",
-            "sealed_at": sealed[1],
-            "path_class": seen('"path_class":{', of_data, distributed),
-            "mode": seen('"mode":{', distributed, environment),
-            "world_size": seen('"world_size":{', distributed, environment),
-            "device_class": seen('"device_class":{', hardware, image),
-            "commit": seen('"commit":{', middle.end(), startup),
-            "startup_state": seen('"state":{', startup, surface),
-            "step_time": _VALUE(text, step_time + 12)[0],
-            "tokens_per_s": _VALUE(text, rate + 15)[0],
-        }
-    except ValueError:  # not UTF-8, a head or a key that is not there, a value that is no JSON
+        at = text.rindex('"step_time":{', sealed.end(), text.rindex(_TAIL))
+        figures = _FIGURES(text, at)
+        step_p50_s, tokens_per_s = map(float, figures.groups()) if figures is not None else _figures(text, at)
+    except (ValueError, AttributeError):  # not UTF-8, a head or a key that is not there, a value of another kind
         return None
-    return case, found
+    return IndexRow._make(
+        (
+            record_id, run_id, "training", preset, sealed[1], outcome, receipt == "true", device_class, world_size,
+            mode, posture, dtype, surface, startup_state, path_class, tokens_per_s, step_p50_s, commit, plan_digest,
+        )
+    )  # fmt: skip
+
+
+def _figures(text: str, at: int) -> tuple[float | None, float | None]:
+    """Median step and throughput from where the step times begin, where one was not observed. Raises ValueError."""
+    rate = text.index(',"tokens_per_s":{', at) + 16
+    end = text.index("}", rate) + 1
+    if _LAST(text, end) is None:
+        raise ValueError("the throughput is not what it seemed")
+    return _medians[text[at + 12 : rate - 16]], _numbers[text[rate:end]]

@@ -14,7 +14,7 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lanemark.measure.durable import map_new_page_file
 
@@ -91,8 +91,7 @@ class SampleFile:
         self.page.close()
 
 
-@dataclass(frozen=True)
-class StepRow:
+class StepRow(NamedTuple):
     """One step. `compile_ns` is cumulative over the rank's life; `device_ns` is None where it was not measured.
 
     `arrived_ns` is when the rank entered the step's first collective: the one time of a step that differs between the

@@ -135,6 +135,10 @@ class RankSession:
         """Publish what this rank saw of itself (`observed.json`); may be called again, the last one counts."""
         replace_file(self.paths.observed, encode(doc))
 
+    def write_result(self, doc: dict[str, Any]) -> None:
+        """Publish what a lane without steps found (`result.json`), before the end marker."""
+        replace_file(self.paths.result, encode(doc))
+
     def write_end(self, doc: dict[str, Any]) -> None:
         """Publish the end marker (`end.json`), last of all: it says that everything before it was done."""
         self._close_control()

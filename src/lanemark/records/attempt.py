@@ -17,6 +17,8 @@ beacon.page     mmap'd: where the rank is, readable from outside at any time (me
 samples.bin     mmap'd: one fixed-size row a step (measure/samples.py)
 control.sock    while it lives: where it can be asked for its stacks (measure/control.py)
 observed.json   what the rank saw of itself: device, torch, process group, data files
+result.json     what a lane without steps found (sparse, promotion): the record's lane part is built from it
+bench_telemetry.json, backend_identity.json   which kernel ran: all names seen, and what follows from them
 end.json        the clean end marker: losses, peaks, tokens; written last
 error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
 stdout.log, stderr.log
@@ -85,6 +87,21 @@ class RankPaths:
     @property
     def observed(self) -> Path:
         return self.root / "observed.json"
+
+    @property
+    def result(self) -> Path:
+        """What a lane without steps found; written before the end marker."""
+        return self.root / "result.json"
+
+    @property
+    def telemetry(self) -> Path:
+        """All that a profiler saw in a lane that tells which kernel ran; evidence, read by nobody."""
+        return self.root / "bench_telemetry.json"
+
+    @property
+    def identity(self) -> Path:
+        """What the worker itself concludes from it, by the function that the record is built with; evidence."""
+        return self.root / "backend_identity.json"
 
     @property
     def end(self) -> Path:

@@ -12,18 +12,25 @@ from typing import Any, Final, Literal
 
 from lanemark.records.encoding import digest, encode
 from lanemark.records.errors import UsageError
+from lanemark.records.questions import PromotionAsked, SparseAsked
 
 Lane = Literal["training", "sparse", "promotion"]
 Mode = Literal["single", "ddp", "fsdp2"]
 Posture = Literal["eager", "regional", "model"]
-Dtype = Literal["fp32", "bf16"]
+Dtype = Literal["fp32", "bf16", "fp16"]
 
 LANES: Final = ("training", "sparse", "promotion")
 MODES: Final = ("single", "ddp", "fsdp2")
 POSTURES: Final = ("eager", "regional", "model")
+#: Precisions of the training and sparse lanes; `fp16` is tested by the promotion lane alone.
 DTYPES: Final = ("fp32", "bf16")
 #: What a run of token files may be said to read them through (`--data-class`).
 PATH_CLASSES: Final = ("object_mount", "network_volume", "local_disk", "ram", "page_cache", "mixed")
+#: Fields of a lane that takes optimizer steps. A case of another lane does not have them.
+STEP_FIELDS: Final = (
+    "steps", "warmup", "sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s",
+)  # fmt: skip
+_STEP_COUNTS: Final = frozenset({"steps", "warmup", "sequence", "micro_batch"})
 
 #: GPU names that Modal and the field use (facts: modal.com/docs/guide/gpu); `any` and `cpu` are ours.
 GPU_NAMES: Final = (
@@ -125,6 +132,11 @@ class Case:
             policy, which gives its reason.
         collective_timeout_s: how long a rank may wait in a collective once nothing is left to compile; seconds. The
             default is torch's own for NCCL (torch.distributed.constants).
+        sparse: the sparse lane's own question; None in any other lane.
+        promotion: the promotion lane's own question; None in any other lane.
+
+    The fields of `STEP_FIELDS` belong to the training lane. In a case of another lane they say nothing, their counts
+    are 0, and its JSON leaves them out.
     """
 
     lane: Lane
@@ -148,11 +160,34 @@ class Case:
     wall_s: float = 3600.0
     prewarm: Literal["auto", "off"] = "auto"
     collective_timeout_s: float = 600.0
+    sparse: SparseAsked | None = None
+    promotion: PromotionAsked | None = None
+
+    def __post_init__(self) -> None:
+        asked = {"sparse": self.sparse, "promotion": self.promotion}
+        for lane, question in asked.items():
+            if (question is not None) != (self.lane == lane):
+                has = "lacks" if question is None else "has"
+                raise ValueError(f"a case of the {self.lane} lane {has} a question of the {lane} lane")
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether its ranks take optimizer steps, and so leave samples of them."""
+        return self.lane == "training"
 
     def to_json(self) -> dict[str, Any]:
         """The case as plain JSON; `Case.from_json` reads it back."""
         doc = asdict(self)
         doc["command"] = list(self.command)
+        for question in ("sparse", "promotion"):
+            del doc[question]
+        if not self.takes_steps:
+            for name in STEP_FIELDS:
+                del doc[name]
+        if self.sparse is not None:
+            doc["sparse"] = self.sparse.to_json()
+        if self.promotion is not None:
+            doc["promotion"] = self.promotion.to_json()
         for name in ("dataset_digest", "path_class"):
             if doc["data"][name] is None:
                 del doc["data"][name]
@@ -164,8 +199,23 @@ class Case:
         known = {f.name for f in fields(cls)}
         if not isinstance(doc, dict) or not set(doc) <= known:
             raise ValueError(f"not a case: unknown keys {sorted(set(doc) - known)[:5]}")
-        data = doc["data"]
-        return cls(**{**doc, "data": DataAsked(**data), "command": tuple(doc.get("command", ()))})
+        alone = {name for name in STEP_FIELDS if name in doc}
+        if doc["lane"] == "training" and not alone >= _STEP_COUNTS:
+            raise ValueError("not a case of the training lane: it takes no steps")
+        if doc["lane"] != "training" and alone:
+            raise ValueError(f"not a case: only the training lane has {min(alone)}")
+        none = {} if alone else dict.fromkeys(_STEP_COUNTS, 0)
+        sparse, promotion = doc.get("sparse"), doc.get("promotion")
+        return cls(
+            **{
+                **none,
+                **doc,
+                "data": DataAsked(**doc["data"]),
+                "command": tuple(doc.get("command", ())),
+                "sparse": None if sparse is None else SparseAsked.from_json(sparse),
+                "promotion": None if promotion is None else PromotionAsked.from_json(promotion),
+            }
+        )
 
     @property
     def digest(self) -> str:

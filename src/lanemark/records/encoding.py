@@ -68,15 +68,15 @@ class Survey:
             below: list[Any] = []
             for node in level:
                 if isinstance(node, dict):
-                    num_keys += len(node)
-                    widest = max(widest, len(node))
-                for child in node.values() if isinstance(node, dict) else node:
-                    kind = type(child)
-                    if kind is dict or kind is list:
-                        below.append(child)
-                    elif child is None:
-                        has_null = True
-            level = below
+                    num = len(node)
+                    num_keys += num
+                    if num > widest:  # noqa: PLR1730 - a call for each object would be most of this loop
+                        widest = num
+                    below += node.values()
+                else:
+                    below += node
+            has_null = has_null or None in below
+            level = [child for child in below if type(child) is dict or type(child) is list]
         self.num_keys, self.widest, self.has_null = num_keys, widest, has_null
 
 

@@ -44,6 +44,8 @@ SLUGS: Final[dict[str, str]] = {
     "manifest-mismatch": "A shard is not the one its manifest describes",
     "vocab-mismatch": "A token id is outside the preset's vocabulary",
     "corpus-empty": "No source files were found to build a corpus from",
+    "case-set-invalid": "A case set of the sparse lane cannot be used",
+    "indices-invalid": "An index set breaks the contract of the sparse lane",
     # staging
     "stage-source-invalid": "The source cannot be read as a place",
     "stage-credentials-in-url": "A source must not hold credentials",

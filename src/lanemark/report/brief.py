@@ -25,7 +25,9 @@ _SHORT: Final = 32
 
 def brief(predicate: Mapping[str, Any], receipt: Receipt) -> tuple[Group, ...]:
     """Start-up, data path, figures and provenance, each in a handful of lines."""
-    return (_startup(predicate), _data(predicate["data"]), _figures(predicate["training"], receipt), _origin(predicate))
+    return (
+        brief_startup(predicate), _data(predicate["data"]), _figures(predicate["training"], receipt), origin(predicate),
+    )  # fmt: skip
 
 
 def _joined(parts: list[str]) -> str:
@@ -42,15 +44,17 @@ def _together(label: str, parts: tuple[tuple[str, Mapping[str, Any], Form], ...]
     return Row(label, Cell(_joined([f"{words} {cell.text}" for words, cell in cells]), some, cells[0][1].source))
 
 
-def _startup(predicate: Mapping[str, Any]) -> Group:
+def brief_startup(predicate: Mapping[str, Any]) -> Group:
+    """Where the run started from, in a handful of lines."""
     start, compiled = predicate["startup"], predicate["compile"]["observed"]
-    way = slowest(predicate["training"]["ranks"])
+    takes_steps = "training" in predicate
+    way = slowest(predicate["training"]["ranks"]) if takes_steps else None
     seeded = value_of(start["layers"]) is not None
     return group(
         "Start-up",
         row("state", start["state"], lambda value: f"{path_words(value)} (declared: {plain(start['declared'])} cache)"),
         row("good for", start["purpose"], purpose),
-        row("first step", start["time_to_first_step_s"], lambda value: f"{duration(value)} after launch"),
+        *((row("first step", start["time_to_first_step_s"], _after_launch),) if takes_steps else ()),
         *((Row("of which", way),) if way is not None else ()),
         *((row("seed", start["layers"], seeded_from),) if seeded else ()),
         *((row("pre-warm", start["prewarm"], prewarm),) if value_of(start["prewarm"]) is not None else ()),
@@ -60,6 +64,10 @@ def _startup(predicate: Mapping[str, Any]) -> Group:
         ),
         _together("cache", (("before", start["cache_before"], inventory), ("after", start["cache_after"], inventory))),
     )
+
+
+def _after_launch(value: float) -> str:
+    return f"{duration(value)} after launch"
 
 
 def _data(data: Mapping[str, Any]) -> Group:
@@ -142,7 +150,8 @@ def _memory(memory: Mapping[str, Any]) -> Row:
     return _together("memory", (*device, resident))
 
 
-def _origin(predicate: Mapping[str, Any]) -> Group:
+def origin(predicate: Mapping[str, Any]) -> Group:
+    """What exactly ran, in a handful of lines."""
     source, image, times = predicate["source"], predicate["image"], predicate["times"]
 
     def commit(digest: str) -> str:

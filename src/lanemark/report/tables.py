@@ -84,6 +84,12 @@ def ranks(parts: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]])
     )  # fmt: skip
 
 
+def endings(ends: Sequence[Mapping[str, Any]]) -> TableView:
+    """How each rank's process ended and what it said, in a lane whose ranks report no steps."""
+    rows = tuple((Cell(str(end["rank"]), "stated"), _ending(end), shown(end["exception"])) for end in ends)
+    return TableView("Ranks: how each ended", ("rank", "ended", "exception"), rows)
+
+
 def layers(tried: Sequence[Mapping[str, Any]]) -> TableView:
     """Layers of the compile cache's seed, in the order in which they were tried."""
 

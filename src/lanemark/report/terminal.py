@@ -14,13 +14,15 @@ from typing import Any, Final
 from lanemark.lanes.figures import percentile
 from lanemark.report.asked import Asked
 from lanemark.report.cells import Group, plain
-from lanemark.report.columns import column_widths, cut, pad, to_ascii
+from lanemark.report.columns import cells, column_widths, cut, pad, to_ascii
 from lanemark.report.page import INDENT, Page
 from lanemark.report.quantities import count, duration, plural, short_digest
 from lanemark.report.series import Step, StepSeries
 from lanemark.report.view import RecordView
 
 _LABELS: Final = 10
+#: A group whose labels are names (of backends) has a wider column, up to here.
+_WIDEST_LABEL: Final = 16
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BLOCKS: Final = "_.-=+*%#"
 _SEVERITY_STYLE: Final = {"failure": "bad", "caveat": "warn", "note": "dim"}
@@ -36,13 +38,14 @@ def render(view: RecordView, width: int = 80, *, color: bool = False, unicode: b
         unicode: whether anything beyond ASCII may be printed.
     """
     page = Page(width, color=color, unicode=unicode)
-    startup, data, figures, origin = view.brief
+    *groups, origin = view.brief
     _head(page, view)
     page.heading("Asked → observed")
     _asked(page, view.asked)
-    for group in (startup, data, figures):
+    for group in groups:
         _group(page, group)
-    _steps(page, view.steps)
+    if view.steps is not None:
+        _steps(page, view.steps)
     if view.state != "ok":
         _ranks(page, view)
     page.heading("Findings")
@@ -76,9 +79,10 @@ def _asked(page: Page, asked: Sequence[Asked]) -> None:
 
 def _group(page: Page, group: Group) -> None:
     page.heading(group.title)
+    column = max([_LABELS, *(cells(row.label) for row in group.rows if cells(row.label) <= _WIDEST_LABEL)])
     for row in group.rows:
         style = "" if row.cell.status in ("observed", "stated") else "dim"
-        page.labelled(row.label, row.cell.text, column=_LABELS, style=style)
+        page.labelled(row.label, row.cell.text, column=column, style=style)
 
 
 def spark(steps: Sequence[Step], top_s: float, width: int, *, unicode: bool = True) -> str:
@@ -168,6 +172,8 @@ def _digest(key: str) -> Callable[[Mapping[str, Any]], str]:
 
 def _tokens_per_s(row: Mapping[str, Any]) -> str:
     """A throughput only where it may be quoted: see `lanemark.report.headline.receipt_of`."""
+    if row.get("lane", "training") != "training":
+        return "-"  # only the training lane has one
     figure = row.get("tokens_per_s")
     if not row.get("receipt") or figure is None or row.get("outcome") != "ok":
         return "no receipt"

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lanemark.records.case import LANES
 from lanemark.records.errors import RecordError
 from lanemark.records.observation import value_of
 from lanemark.report import data_ranks, tables
 from lanemark.report.asked import Asked, asked_rows
-from lanemark.report.brief import brief
+from lanemark.report.brief import brief, brief_startup, origin
 from lanemark.report.cells import Group
 from lanemark.report.first_step import SplitChart, split_chart, split_table
 from lanemark.report.headline import Headline, headline
+from lanemark.report.lane_sections import LaneSections
 from lanemark.report.quantities import short_digest, visible
 from lanemark.report.sections import data_path, figures, provenance, startup
 from lanemark.report.series import StepSeries, step_series
@@ -50,17 +50,18 @@ class RecordView:
         headline: the sentence, its parts, and whether a figure may be quoted.
         first_cause: the sentence on the first cause of a failure, or None for a run that ended well.
         asked: requested beside observed.
-        brief: the rows of a short page: start-up, data path, figures, provenance.
-        figures: the measured loop in full.
+        brief: the rows of a short page: start-up, data path or results, figures, provenance last.
+        figures: the lane's figures in full.
         startup, data: the starting line and the data path in full.
-        steps: the step-time series.
-        timeline: start-up phases by rank.
+        steps: the step-time series; None in a lane that takes no steps.
+        timeline: start-up phases by rank; None likewise.
         split: the way to the first step as a picture, or None; split_table: the same in figures.
         layers: layers of the compile cache's seed; caches: what each rank used of the cache.
         ranks: what each rank reported and how it ended.
         provenance: groups of rows on what ran and where.
         path_ranks: each rank's data path with its evidence; stalls: the steps that waited for it.
         packages, settings, variables, shards, paths, evidence, transitions: tables.
+        results: the lane's own tables; none in the training lane, whose figures say it all.
     """
 
     record_id: str
@@ -78,8 +79,8 @@ class RecordView:
     figures: tuple[Group, ...]
     startup: Group
     data: Group
-    steps: StepSeries
-    timeline: Timeline
+    steps: StepSeries | None
+    timeline: Timeline | None
     split: SplitChart | None
     split_table: TableView
     layers: TableView
@@ -97,6 +98,7 @@ class RecordView:
     stalls: TableView
     evidence: TableView
     transitions: TableView
+    results: tuple[TableView, ...] = ()
 
     @property
     def verify_command(self) -> str:
@@ -115,13 +117,17 @@ def record_view(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
             has no view.
     """
     lane = predicate.get("lane")
-    if lane in LANES and lane != "training":
+    if lane == "promotion":
         raise RecordError(
             "lane-not-shown",
             f"the record {visible(record_id)[:80]} is of the {lane} lane, which this version checks but does not show",
             "read the file itself, and check it with `lanemark verify`",
         )
     try:
+        if lane == "sparse":
+            from lanemark.report.sparse_view import sparse_sections
+
+            return view_without_steps(record_id, predicate, sparse_sections(predicate))
         return _build(record_id, predicate)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise RecordError(
@@ -134,42 +140,68 @@ def record_view(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
 def _build(record_id: str, predicate: Mapping[str, Any]) -> RecordView:
     training, outcome = predicate["training"], predicate["outcome"]
     head = headline(predicate)
-    cause = outcome.get("first_cause")
     return RecordView(
-        record_id=visible(record_id),
-        short_id=short_digest(record_id),
-        lane=visible(predicate["lane"]),
-        run_id=visible(predicate["run_id"]),
-        preset=visible(predicate["case"]["preset"]),
-        surface=visible(predicate["surface"]["name"]),
-        sealed_at=visible(predicate["times"]["sealed_at"]),
-        state=visible(outcome["state"]),
+        **_common(record_id, predicate),
         headline=head,
-        first_cause=visible(cause["summary"]) if cause else None,
         asked=asked_rows(predicate),
         brief=brief(predicate, head.receipt),
         figures=figures(training, head.receipt),
-        startup=startup(predicate),
-        data=data_path(predicate["data"]),
         steps=step_series(training),
         timeline=timeline(training),
         split=split_chart(training["ranks"]),
         split_table=split_table(training["ranks"]),
-        layers=tables.layers(value_of(predicate["startup"]["layers"]) or ()),
         caches=tables.caches(training["ranks"]),
         ranks=tables.ranks(training["ranks"], outcome["ranks"]),
-        findings=_findings(predicate["findings"]),
-        does_not_prove=tuple(visible(sentence) for sentence in training["does_not_prove"]),
-        provenance=provenance(predicate),
-        packages=tables.packages(predicate["toolchain"]["packages"]),
-        settings=tables.settings(predicate["environment"]["settings"]),
-        variables=tables.variables(predicate["environment"]["variables"]),
-        shards=tables.shards(predicate["data"]["shards"]),
-        paths=tables.paths(predicate["data"]["paths"]),
-        path_ranks=data_ranks.by_rank(predicate["data"]),
-        stalls=data_ranks.stalls(predicate["data"]),
-        evidence=tables.evidence(predicate["evidence"]),
-        transitions=tables.transitions(predicate["transitions"]),
+    )
+
+
+def _common(record_id: str, predicate: Mapping[str, Any]) -> dict[str, Any]:
+    """What records of every lane show alike."""
+    outcome = predicate["outcome"]
+    cause = outcome.get("first_cause")
+    return {
+        "record_id": visible(record_id),
+        "short_id": short_digest(record_id),
+        "lane": visible(predicate["lane"]),
+        "run_id": visible(predicate["run_id"]),
+        "preset": visible(predicate["case"]["preset"]),
+        "surface": visible(predicate["surface"]["name"]),
+        "sealed_at": visible(predicate["times"]["sealed_at"]),
+        "state": visible(outcome["state"]),
+        "first_cause": visible(cause["summary"]) if cause else None,
+        "startup": startup(predicate),
+        "data": data_path(predicate["data"]),
+        "layers": tables.layers(value_of(predicate["startup"]["layers"]) or ()),
+        "findings": _findings(predicate["findings"]),
+        "does_not_prove": tuple(visible(text) for text in predicate[predicate["lane"]]["does_not_prove"]),
+        "provenance": provenance(predicate),
+        "packages": tables.packages(predicate["toolchain"]["packages"]),
+        "settings": tables.settings(predicate["environment"]["settings"]),
+        "variables": tables.variables(predicate["environment"]["variables"]),
+        "shards": tables.shards(predicate["data"]["shards"]),
+        "paths": tables.paths(predicate["data"]["paths"]),
+        "path_ranks": data_ranks.by_rank(predicate["data"]),
+        "stalls": data_ranks.stalls(predicate["data"]),
+        "evidence": tables.evidence(predicate["evidence"]),
+        "transitions": tables.transitions(predicate["transitions"]),
+    }
+
+
+def view_without_steps(record_id: str, predicate: Mapping[str, Any], own: LaneSections) -> RecordView:
+    """The view of a record whose lane takes no steps."""
+    return RecordView(
+        **_common(record_id, predicate),
+        headline=own.headline,
+        asked=asked_rows(predicate),
+        brief=(brief_startup(predicate), *own.groups, origin(predicate)),
+        figures=own.figures,
+        steps=None,
+        timeline=None,
+        split=None,
+        split_table=split_table(()),
+        caches=tables.caches(()),
+        ranks=tables.endings(predicate["outcome"]["ranks"]),
+        results=own.results,
     )
 
 

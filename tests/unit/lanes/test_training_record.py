@@ -302,8 +302,8 @@ def test_stalls_are_listed_by_step_and_rank() -> None:
     quiet = built()
     assert value_of(quiet["data"]["stalls"]) == {"count": 0, "wait_s": 0.0, "longest": []}
     rows = list(samples(1).rows)
-    rows[5] = replace(rows[5], data_ready_ns=rows[5].begin_ns + STEP_NS // 2)
-    rows[1] = replace(rows[1], data_ready_ns=rows[1].end_ns)  # of the warm-up, which is not measured
+    rows[5] = rows[5]._replace(data_ready_ns=rows[5].begin_ns + STEP_NS // 2)
+    rows[1] = rows[1]._replace(data_ready_ns=rows[1].end_ns)  # of the warm-up, which is not measured
     predicate = built(rank(0), rank(1, samples=replace(samples(1), rows=tuple(rows))))
     stalls = value_of(predicate["data"]["stalls"])
     assert stalls["count"] == 1
