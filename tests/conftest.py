@@ -6,11 +6,15 @@ A machine without a browser or a GPU can still run everything else, and says wha
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 #: Names that headless Chromium goes by, in the order they are tried.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -33,6 +37,38 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@functools.cache
+def launches_torch(file: str) -> bool:
+    """Whether a test file starts ranks with torch, by the marker in its text: the controller collects nothing."""
+    path = ROOT / file
+    return path.is_file() and "mark.torch" in path.read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How two workers share the tests: by file, so that a server is started once, and never two real launches at once.
+
+    All files that start ranks with torch are one unit of work, and the first one: a launch keeps both cores of a small
+    machine busy, and half of the time of all tests is theirs. One worker does them, the other does the rest meanwhile.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "torch" if launches_torch(file) else file
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take units in this order: the longest first, and what is short last, so that both end together."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        place = {True: 0, False: 1}
+        real = {item.path: "real" in item.path.parts for item in items}
+        torch = {path: launches_torch(os.fspath(path.relative_to(ROOT))) for path in real}
+        items.sort(key=lambda item: (place[torch[item.path]], place[real[item.path]]))
 
 
 @pytest.fixture

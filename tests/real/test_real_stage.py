@@ -33,7 +33,7 @@ from lanemark.cli.stage import rate_and_rest, size
 from lanemark.observe.shards import open_shards, parse_manifest, verify_digests
 from lanemark.records.errors import LanemarkError
 from lanemark.records.shards import header
-from lanemark.stage import destination, staging
+from lanemark.stage import destination, staging, store
 from lanemark.stage.objects import PIECE_BYTES, Needed, Staged
 from lanemark.stage.staging import Progress, stage
 from team_servers import BUCKET, Fault, FaultProxy
@@ -171,7 +171,7 @@ def test_an_etag_that_is_an_md5_catches_a_flipped_bit(source: Source, proxy: Fau
     assert (tmp_path / "data" / "one.bin").read_bytes() == shard(TOKENS, 1)
 
 
-PASSING = ["busy", "reset", "reset_body", "stall", "stall_body", "flip"]
+PASSING = ["busy", "reset", "reset_body", "short", "cut", "stall", "stall_body", "flip"]
 
 
 @pytest.mark.parametrize("kind", PASSING)
@@ -215,6 +215,42 @@ def test_a_lasting_fault_is_one_error_and_a_rerun_resumes(
     assert done.bytes_fetched + done.bytes_reused == done.bytes_total
     whole(tmp_path / "data")
     assert work_directories(tmp_path) == []
+
+
+def test_keys_that_expire_on_the_way_are_named_and_new_ones_go_on(
+    source: Source, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    fill(source, shards=5)
+    # Eight pieces are on their way at once: when a ninth is asked for, at least one has arrived.
+    proxy.faults.append(Fault("expired", "GET", "x_train", for_ever=True, after=staging.WORKERS))
+    error = refused(source, tmp_path / "data", "stage-denied")
+    assert "ExpiredToken" in str(error)
+    assert not (tmp_path / "data").exists()
+    proxy.faults.clear()
+    done = source.stage(tmp_path / "data")
+    assert done.bytes_reused > 0
+    whole(tmp_path / "data", 5)
+
+
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for_ever"])
+def test_a_body_that_trickles_is_given_up(
+    source: Source, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_ever: bool
+) -> None:
+    """It never falls silent, so that no time-out of silence ends it. The rate allowed is raised to keep the test short."""
+    monkeypatch.setattr(store, "_SLOWEST_BYTES_PER_S", 8_000_000)
+    fill(source)
+    proxy.faults.append(Fault("drip", "GET", "x_train_001", for_ever=for_ever))
+    began = time.monotonic()
+    if for_ever:
+        error = refused(source, tmp_path / "data", "stage-unreachable", patience_s=5.0)
+        assert "x_train_001.bin" in str(error)
+        assert "less than" in str(error)
+        assert not (tmp_path / "data").exists()
+        proxy.faults.clear()
+    done = source.stage(tmp_path / "data")
+    assert time.monotonic() - began < 60
+    assert for_ever or done.repeats
+    whole(tmp_path / "data")
 
 
 def test_a_slow_source_ends_at_the_deadline(source: Source, proxy: FaultProxy, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from lanemark.stage.staging import stage
 from team_servers import BUCKET, Fault, FaultProxy
 
 TOKENS = 20_001
+IMAGE = "sha256:" + "ab" * 32
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,18 @@ def asked(url: str, *more: str) -> Asked:
         ["training", "--data", url, "--sequence", "100", "--steps", "10", "--warmup", "2", "--micro-batch", "30", *more]
     )
     return understand(words)
+
+
+def pinned_wheel(directory: Path) -> Path:
+    """A wheel that is installed nowhere, with its `artifacts.json`."""
+    built = directory / "built"
+    built.mkdir()
+    with zipfile.ZipFile(built / "lanemark_fused-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("lanemark_fused/__init__.py", "")
+        archive.writestr("lanemark_fused-1.0.dist-info/METADATA", "Name: lanemark_fused\nVersion: 1.0\n")
+        archive.writestr("lanemark_fused-1.0.dist-info/RECORD", "lanemark_fused/__init__.py,sha256=47DEQpj8,0\n")
+    stage(str(built), directory / "wheels", artifacts=True, image=IMAGE)
+    return directory / "wheels"
 
 
 def value(doc: dict[str, Any], key: str) -> Any:
@@ -139,6 +153,7 @@ def test_the_record_of_a_run_tells_where_its_tokens_came_from(
     pytest.importorskip("torch", reason="real ranks need torch")
     monkeypatch.setenv("LANEMARK_HOME", str(tmp_path / "home"))
     words = ["--sequence", "32", "--steps", "5", "--warmup", "2", "--gpu", "cpu", "--json"]
+    words += ["--artifacts", str(pinned_wheel(tmp_path))]
     assert main(["run", "training", "--data", url, *words]) == 0
     done = json.loads(capsys.readouterr().out)
     assert main(["verify", done["record_id"]]) == 0
@@ -147,4 +162,12 @@ def test_the_record_of_a_run_tells_where_its_tokens_came_from(
     told = value(data, "staged")
     assert told["source"] == url.partition("?")[0]
     assert told["verification"] == "manifest"
+    predicate = json.loads(Path(done["record_path"]).read_bytes())["predicate"]
+    artifacts = value(predicate["toolchain"], "artifacts")
+    (wheel,) = [entry["wheel"] for entry in artifacts["entries"]]
+    assert (artifacts["verification"], wheel["installed"]["status"]) == ("manifest", "absent")
+    assert value(artifacts, "image") == IMAGE
+    assert "lanemark-fused" in {package["name"] for package in predicate["toolchain"]["packages"]}
+    (drift,) = [found for found in predicate["findings"] if found["kind"] == "artifact_drift"]
+    assert "lanemark-fused 1.0 is pinned" in drift["summary"]
     assert value(data, "path_class") in ("local_disk", "ram", "page_cache")

@@ -22,11 +22,11 @@ MAX_NPROC = 64
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of `lanemark run LANE …` and `lanemark plan LANE …`."""
-    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; this version runs `training` and `sparse`")
+    parser.add_argument("lane", help=f"one of {', '.join(LANES)}; each is its own question")
     group = parser.add_argument_group("what is asked")
     group.add_argument("--preset", default=None, metavar="P",
-        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); or, in the sparse lane, a case set: "
-        "smoke (default), matrix, or a FILE",
+        help=f"model recipe: {', '.join(PRESETS)} (default dense-nano); in the sparse and promotion lanes a set "
+        "of cases: smoke (default), matrix, or a FILE",
     )  # fmt: skip
     group.add_argument("--nproc", default="1", metavar="N", help="ranks on this node (default 1)")
     group.add_argument(
@@ -34,7 +34,12 @@ def add_arguments(parser: Parser) -> None:
     )
     group.add_argument("--gpu", default="any", metavar="SPEC", help="NAME[!][:COUNT], cpu or any (default any)")
     group.add_argument("--compile", default="eager", metavar="C", help="eager, regional or model (default eager)")
-    group.add_argument("--dtype", default=None, metavar="D", help="fp32 or bf16 (default: bf16 on a GPU, else fp32)")
+    group.add_argument(
+        "--dtype",
+        default=None,
+        metavar="D",
+        help="fp32 or bf16 (default: bf16 on a GPU, else fp32); also fp16 in the promotion lane",
+    )
     group.add_argument("--steps", default=None, metavar="N", help="optimizer steps in all, warm-up included")
     group.add_argument("--warmup", default=None, metavar="K", help="leading steps (or calls) never measured")
     group.add_argument("--sequence", default=None, metavar="T", help="tokens in a sequence (default: the preset's)")
@@ -48,6 +53,9 @@ def add_arguments(parser: Parser) -> None:
     from lanemark.cli.asked_sparse import add_arguments as add_sparse_arguments
 
     add_sparse_arguments(parser)
+    from lanemark.cli.asked_promotion import add_arguments as add_promotion_arguments
+
+    add_promotion_arguments(parser)
     place = parser.add_argument_group("where")
     place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
     place.add_argument(
@@ -148,21 +156,21 @@ class Asked:
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
-    if lane == "promotion":
-        raise UsageError(
-            "lane-unavailable", f"the {lane} lane is not run by this version", "use `lanemark run training`"
-        )
     if args.surface != "local":
         raise UsageError(
             "surface-unavailable",
             f"the surface {args.surface[:40]!r} is not available in this version",
             "use --surface local",
         )
-    if lane == "sparse":
-        from lanemark.cli import asked_sparse
+    from lanemark.cli import asked_promotion, asked_sparse
 
-        return asked_sparse.understand(args)
-    return _training(args)
+    if lane == "promotion":
+        raise UsageError(
+            "value-invalid", "the promotion lane asks for a wave of cases, which is no single case",
+            "use `lanemark run promotion` or `lanemark plan promotion`",
+        )  # fmt: skip
+    refuse_arguments(args, lane, asked_promotion.PROMOTION_ONLY)
+    return asked_sparse.understand(args) if lane == "sparse" else _training(args)
 
 
 def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ COMPILED: Final = frozenset({"flex", "flex_flash"})
 #: Arguments that mean nothing here, with the values that say they were not given.
 _OF_STEPS: Final[dict[str, Any]] = {
     "mode": None, "steps": None, "sequence": None, "micro_batch": None, "grad_accum": "1", "prewarm": "auto",
-    "data": None, "data_class": None, "compile": "eager", "collective_timeout": "600", "dtype": None, "seed": "0",
+    "data_class": None, "compile": "eager", "collective_timeout": "600", "dtype": None, "seed": "0",
 }  # fmt: skip
 _LARGEST_FILE_BYTES: Final = 1024 * 1024
 
@@ -38,6 +38,8 @@ def add_arguments(parser: Parser) -> None:
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError or DataError; reads a case set's file and no more."""
     refuse_arguments(args, "sparse", _OF_STEPS)
+    if args.data not in (None, "synthetic"):  # what its inputs are in any case
+        raise UsageError("value-invalid", "--data means nothing in the sparse lane", "leave --data out")
     chosen = case_set("smoke" if args.preset is None else args.preset)
     reasons: dict[str, str] = {}
     for name, given in (("backends", args.backends), ("warmup", args.warmup), ("repeats", args.repeats)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -26,7 +27,11 @@ def main(args: list[str]) -> int:
     verb = parser("plan", "Print what `run` would launch, as JSON; launch nothing.")
     add_arguments(verb)
     verb.add_argument("--json", action="store_true", help="accepted for symmetry: a plan is always JSON")
-    asked = understand(verb.parse_args(args))
+    options = verb.parse_args(args)
+    if options.lane == "promotion":
+        print_json(wave_plan(options))
+        return 0
+    asked = understand(options)
     place = home()
     decided = decide(asked, place, build=False)
     request = LocalSurface().request(decided.case, decided.placement)
@@ -50,6 +55,25 @@ def main(args: list[str]) -> int:
         }
     )
     return 0
+
+
+def wave_plan(options: argparse.Namespace) -> dict[str, Any]:
+    """What `run promotion` would launch, one case after another, and what it would leave out and why."""
+    from lanemark.cli.asked_promotion import understand_wave
+
+    wave = understand_wave(options)
+    place = home()
+    cases = []
+    for asked in wave.asked:
+        decided = decide(asked, place, build=False)
+        request = LocalSurface().request(decided.case, decided.placement)
+        cases.append({
+            "case": decided.case.to_json(), "plan_digest": decided.case.digest, "reasons": decided.reasons,
+            "request": request.to_json(),
+        })  # fmt: skip
+    return {
+        "wave": wave.preset, "arch": wave.arch, "cases": cases, "left_out": [vars(each) for each in wave.left_out],
+    }  # fmt: skip
 
 
 def steps_facts(case: Case) -> dict[str, int]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from lanemark.cli.artifacts import add_artifacts, resolve_artifacts, with_artifacts
 from lanemark.cli.asked import Asked, add_arguments, understand
 from lanemark.cli.deciding import Decided, decide
 from lanemark.cli.gates import compiler, devices, disk_room, home_writable, training_stack
@@ -31,26 +34,43 @@ from lanemark.records.finding import Finding
 
 def main(args: list[str]) -> int:
     """Run one benchmark. Exit 0 done and healthy, 1 the run failed (a record exists), 2 bad input, 4 a gate refused."""
-    verb = parser("run", "Run a benchmark and leave one sealed record. The training and the sparse lane can be run.")
+    verb = parser(
+        "run", "Run a benchmark and leave one sealed record; in the promotion lane one for each case of a wave."
+    )
     add_arguments(verb)
+    add_artifacts(verb)
     add_repeating(verb)
-    verb.add_argument("--detach", action="store_true", help="not in this version: run it under nohup, then `collect`")
+    verb.add_argument(
+        "--detach", action="store_true", help="check all, launch, and leave; `lanemark collect` has the record"
+    )
     verb.add_argument("--json", action="store_true", help="print run id, record id, path and state as JSON")
     words = _split_command(args)
     options = verb.parse_args(joined(words))
+    if options.lane == "promotion" and is_asked(options):
+        raise UsageError(
+            "value-invalid", "the promotion lane repeats its calls itself and has nothing that could be compared",
+            "leave --repeat and --against out",
+        )  # fmt: skip
     if is_asked(options):
         return repeat(args, options, verb)
-    if options.detach:
+    if options.lane == "promotion" and options.detach:
         raise UsageError(
-            "value-invalid",
-            "--detach is not available in this version",
-            "run the command under nohup and use `lanemark collect --wait`",
+            "value-invalid", "--detach is not available for a wave of the promotion lane", "leave --detach out"
         )
+    if options.lane == "promotion":
+        from lanemark.cli.wave import run_wave
+
+        return run_wave(options, words, ["lanemark", "run", *args])
     asked = understand(options)
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
     decided = prepare_run(asked, place, words)
-    done = run(decided, place, argv=["lanemark", "run", *args])
+    artifacts, argv = resolve_artifacts(options.artifacts, place), ["lanemark", "run", *args]
+    if options.detach:
+        from lanemark.cli.leaving import leave, report
+
+        return report(leave(decided, place, argv=argv, artifacts=artifacts), place, as_json=options.json)
+    done = run(decided, place, argv=argv, artifacts=artifacts)
     return _report(done, as_json=options.json)
 
 
@@ -83,10 +103,26 @@ def prepare_run(asked: Asked, place: Home, words: list[str]) -> Decided:
     return warm_up_cache(decided, words)
 
 
-def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
-    """Prepare and conduct one attempt in this process, with progress on stderr and signals turned into an ending."""
+def run(
+    decided: Decided,
+    place: Home,
+    *,
+    argv: list[str],
+    artifacts: Mapping[str, Any] = MappingProxyType({}),
+    wave: str | None = None,
+) -> Conducted:
+    """Prepare and conduct one attempt in this process, with progress on stderr and signals turned into an ending.
+
+    Args:
+        decided: the case with nothing open.
+        place: the home.
+        argv: the command line, as it stands in the record.
+        artifacts: what is pinned of the image's wheels and other artifacts.
+        wave: the wave that the attempt belongs to, where there is one.
+    """
     case, placement = decided.case, decided.placement
-    kept = {"cwd": os.getcwd()}
+    data = with_artifacts(decided.tokens.doc, artifacts)
+    kept = {"cwd": os.getcwd()} if wave is None else {"cwd": os.getcwd(), "wave": wave}
     if placement.data_dir is not None:
         kept["data_dir"] = str(placement.data_dir)
     if placement.cache_dir is not None:
@@ -94,7 +130,7 @@ def run(decided: Decided, place: Home, *, argv: list[str]) -> Conducted:
     with StopSignals() as stop:
 
         def once(findings: tuple[Finding, ...]) -> Conducted:
-            attempt = prepare(place, case, argv=argv, placement=kept, data=decided.tokens.doc)
+            attempt = prepare(place, case, argv=argv, placement=kept, data=data, hold=True)
             advise(f"lanemark: {attempt.paths.run_id}: {asked_in_words(case)}")
             watcher = Watcher(attempt)
             try:
@@ -113,6 +149,9 @@ def asked_in_words(case: Case) -> str:
     """What a case asks, for one line of progress."""
     if case.sparse is not None:
         return f"{case.preset}, {len(case.sparse.cases)} cases, {', '.join(case.sparse.backends)}"
+    if case.promotion is not None:
+        asked = case.promotion
+        return f"{asked.candidate}, {case.dtype}, {asked.direction}, {len(asked.cases)} cases"
     return f"{case.preset}, {case.nproc} ranks, {case.mode}, {case.compile}, {case.dtype}"
 
 

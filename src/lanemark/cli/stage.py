@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from lanemark.cli.asked import seconds
 from lanemark.cli.parsing import parser, print_json
 from lanemark.cli.progress import Bar
 from lanemark.records.encoding import safe_text
+from lanemark.records.errors import UsageError
+from lanemark.stage.artifacts import is_image_digest
 from lanemark.stage.objects import Staged
 from lanemark.stage.staging import PATIENCE_S, Progress, stage
 
@@ -27,6 +30,11 @@ def main(args: list[str]) -> int:
     verb.add_argument("destination", metavar="DEST", help="a directory that does not exist, is empty, or was staged")
     verb.add_argument("--manifest", action="store_true", help="make a manifest.json where the source has none")
     verb.add_argument("--manifest-file", metavar="FILE", help="hold the data to this manifest, not to the source's own")
+    verb.add_argument(
+        "--artifacts", action="store_true",
+        help="wheels and other artifacts, held to the source's artifacts.json; made where there is none",
+    )  # fmt: skip
+    verb.add_argument("--image", metavar="DIGEST", help="with --artifacts: the image that they belong to, sha256:…")
     verb.add_argument("--dry-run", action="store_true", help="say what would be carried, with sizes; write nothing")
     verb.add_argument("--deadline", metavar="S", help="give up after S s (default: 300, and 1 more a megabyte)")
     verb.add_argument(
@@ -34,6 +42,7 @@ def main(args: list[str]) -> int:
     )
     verb.add_argument("--json", action="store_true", help="print what was staged as JSON")
     options = verb.parse_args(args)
+    _check(options)
     deadline_s = None if options.deadline is None else seconds(options.deadline, "--deadline")
     with Watcher() as watcher:
         done = stage(
@@ -41,6 +50,8 @@ def main(args: list[str]) -> int:
             Path(options.destination),
             manifest=None if options.manifest_file is None else Path(options.manifest_file),
             make_manifest=options.manifest,
+            artifacts=options.artifacts,
+            image=options.image,
             progress=watcher.look,
             deadline_s=deadline_s,
             patience_s=seconds(options.patience, "--patience"),
@@ -51,6 +62,17 @@ def main(args: list[str]) -> int:
     else:
         print(sentence(done, dry_run=options.dry_run))
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be meant together."""
+    if options.artifacts and (options.manifest or options.manifest_file is not None):
+        raise UsageError("value-invalid", "--artifacts and a manifest of shards exclude one another", "leave one out")
+    if options.image is not None and not (options.artifacts and is_image_digest(options.image)):
+        raise UsageError(
+            "value-invalid", "--image takes the digest of an image, sha256: and 64 digits, and goes with --artifacts",
+            "take the digest that the registry shows for the image",
+        )  # fmt: skip
 
 
 def document(done: Staged, *, dry_run: bool) -> dict[str, Any]:

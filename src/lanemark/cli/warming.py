@@ -15,13 +15,13 @@ from typing import Any
 from lanemark.cli.deciding import Decided
 from lanemark.cli.gates import check_cache
 from lanemark.cli.parsing import advise
+from lanemark.collect.keeping import capture_after
 from lanemark.collect.preparing import Attempt
-from lanemark.collect.starting import Start, coverage_observed, rank_words
+from lanemark.collect.starting import Start, coverage_observed
 from lanemark.launch.environment import apply_settings
 from lanemark.launch.local import LocalSurface
 from lanemark.observe.fingerprint import fingerprint
 from lanemark.records.attempt import State
-from lanemark.stage.capture import capture_cache
 from lanemark.stage.coverage import check_coverage
 from lanemark.stage.seeding import seed_cache
 
@@ -69,22 +69,7 @@ def untried(source: str, kind: str, reason: str) -> dict[str, Any]:
 
 def keeper(decided: Decided, attempt: Attempt) -> Callable[[State], str | None] | None:
     """What captures the cache after the run, where the operator said where to; else None."""
-    destination, cache_dir, seen = decided.capture_to, decided.placement.cache_dir, decided.start.fingerprint
-    if destination is None or cache_dir is None or seen is None:
-        return None
-
-    def keep(_state: State) -> str | None:
-        done = capture_cache(
-            cache_dir.absolute(),
-            destination,
-            case=decided.case,
-            layout=decided.placement.cache_layout,
-            fingerprint=seen,
-            rank_reports=rank_words(attempt.paths, decided.case.nproc),
-            run_id=attempt.paths.run_id,
-        )
-        if not done.captured:
-            return f"the compile cache was not captured: {done.reason}"
-        return f"the compile cache was captured to {str(destination)!r}: {done.reason}, {done.digest}"
-
-    return keep
+    return capture_after(
+        decided.case, attempt.paths, decided.placement, capture_to=decided.capture_to,
+        fingerprint=decided.start.fingerprint,
+    )  # fmt: skip

@@ -20,6 +20,7 @@ from lanemark.collect.appending import append_to_ledger
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import Manifest, save
 from lanemark.collect.naming import LiveNaming
+from lanemark.collect.pinned import look, packages_of
 from lanemark.collect.preparing import Attempt
 from lanemark.collect.sealing import Ending, seal_attempt
 from lanemark.collect.starting import CacheWatch, Start
@@ -28,7 +29,7 @@ from lanemark.launch.looking import LookPlan
 from lanemark.launch.supervise import Limits, Supervision, Tick, supervise
 from lanemark.launch.surface import LaunchRequest, Placement, Surface
 from lanemark.measure.durable import replace_file
-from lanemark.observe.clock import ClockWatch
+from lanemark.observe.clock import ClockWatch, stamp
 from lanemark.observe.compile_cache import inventory
 from lanemark.observe.reading import reason_of
 from lanemark.observe.snapshot import host_snapshot
@@ -105,7 +106,8 @@ def conduct(
         LedgerError: the attempt is already supervised by another process.
     """
     paths = attempt.paths
-    with AttemptLock(paths.lock) as held:
+    lock = attempt.lock or AttemptLock(paths.lock)
+    with lock as held:
         if not held:
             raise LedgerError(
                 "attempt-unreadable", f"attempt {paths.run_id} is supervised by another process", "wait for it to end"
@@ -165,6 +167,7 @@ class _Run:
         self._findings = list(findings)
         self._launched = False
         self._supervision: Supervision | None = None
+        self._completed_at: str | None = None
 
     def go(
         self,
@@ -177,7 +180,14 @@ class _Run:
         if self._placement.cache_dir is not None:
             os.makedirs(self._placement.cache_dir, exist_ok=True)
         request = self._surface.request(case, self._placement)
-        host = host_snapshot(cwd=Path.cwd(), environ=self._environ, cache_dir=self._placement.cache_dir)
+        pinned = self.manifest.data.get("artifacts")
+        host = host_snapshot(
+            cwd=Path.cwd(), environ=self._environ, cache_dir=self._placement.cache_dir, packages=packages_of(pinned)
+        )
+        artifacts, drift = look(pinned, host["image"]["digest"])
+        self._findings += drift
+        if artifacts is not None:
+            host["toolchain"]["artifacts"] = artifacts.to_json()
         host |= self._cache.before(apply_settings(self._environ, request.settings), self.manifest.boot_id)
         replace_file(paths.host, encode(host))
         if interrupted() is not None:
@@ -197,6 +207,8 @@ class _Run:
             on_look=LiveNaming(paths, case, on_named),
             interrupted=interrupted,
         )
+        if self._supervision.reason == "all_ended":
+            self._completed_at = stamp()
 
     def _move(self, state: State, reason: str) -> None:
         self.manifest = self.manifest.moved(state, reason)
@@ -232,6 +244,7 @@ class _Run:
             supervisor_error=text if self._launched else None,
             findings=tuple(self._findings),
             exits=exits,
+            completed_at=self._completed_at,
         )
 
     def keep_cache(self, state: State, keep: Callable[[State], str | None] | None) -> tuple[str, ...]:

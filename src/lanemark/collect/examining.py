@@ -163,6 +163,8 @@ def _life(manifest: Manifest | None) -> Life:
         return "unknown"
     if manifest.state.final:
         return "ended"
+    if manifest.detached and (manifest.surface != "local" or not manifest.ids):
+        return "unknown"  # the process that the manifest names is its launcher, which may go
     who = manifest.supervisor
     if who.boot_id != boot_id().value:
         return "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,30 @@ class Supervisor:
 
 
 @dataclass(frozen=True)
+class End:
+    """What a surface said of a run once it changed no more; noted before anything is fetched or sealed.
+
+    A result may expire between two collectors: what was seen of it must not go with it.
+
+    Attributes:
+        word, detail, kind: as in `lanemark.launch.detached.Status`.
+        completed_at: when the far side says that it ended, or None.
+        fetched: whether everything that could be brought home was.
+    """
+
+    word: str
+    detail: str
+    kind: str | None = None
+    completed_at: str | None = None
+    fetched: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        doc: dict[str, Any] = {"word": self.word, "detail": self.detail, "fetched": self.fetched}
+        optional = {"kind": self.kind, "completed_at": self.completed_at}
+        return doc | {name: value for name, value in optional.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The attempt as `attempt.json` has it. Immutable; `moved` returns the next one.
 
@@ -46,6 +71,12 @@ class Manifest:
         transitions: every state entered so far, oldest first.
         prepared_ns: `CLOCK_MONOTONIC` when prepared, for durations on the same boot.
         supervisor: who supervises, once somebody does.
+        ids: the surface's own ids of a detached run, as far as they are known; they only ever grow.
+        directory: the attempt directory when it was prepared: a copy elsewhere knows its original by it.
+        end: what the surface said of the run's end, once it did.
+        snapshots: names of call graphs taken on time-out or error, inside the attempt directory.
+        cancel_asked_at: when somebody asked for the run's end, or None.
+        recovered: why this manifest was put together from other files, or None for one that was read whole.
         record_id: the sealed record, once there is one.
         appended: whether the ledger took it.
     """
@@ -64,6 +95,12 @@ class Manifest:
     boot_id: str
     data: dict[str, Any] = field(default_factory=dict)
     supervisor: Supervisor | None = None
+    ids: dict[str, str] = field(default_factory=dict)
+    directory: str | None = None
+    end: End | None = None
+    snapshots: tuple[str, ...] = ()
+    cancel_asked_at: str | None = None
+    recovered: str | None = None
     record_id: str | None = None
     appended: bool = False
 
@@ -81,6 +118,22 @@ class Manifest:
             monotonic_s = None
         step = Transition(target, stamp(), monotonic_s, reason)
         return replace(self, state=target, transitions=(*self.transitions, step))
+
+    @property
+    def detached(self) -> bool:
+        """Whether the launcher left, or was about to."""
+        return any(step.state is State.DETACHED for step in self.transitions)
+
+    def sealed(self, record_id: str, predicate: Mapping[str, Any]) -> Manifest:
+        """The manifest of an attempt that has a record: in the record's final state, with the record's transitions.
+
+        The record is the truth by then: it may have been sealed by another process, from a manifest that this one
+        never saw.
+        """
+        steps = tuple(_transition(step) for step in predicate["transitions"])
+        state = State(predicate["outcome"]["state"])
+        assert state.final, "a record is only ever sealed in a final state"
+        return replace(self, state=state, transitions=steps, record_id=record_id)
 
     def to_json(self) -> dict[str, Any]:
         doc: dict[str, Any] = {
@@ -100,11 +153,17 @@ class Manifest:
             "boot_id": self.boot_id,
             "appended": self.appended,
         }
-        if self.supervisor is not None:
-            doc["supervisor"] = vars(self.supervisor)
-        if self.record_id is not None:
-            doc["record_id"] = self.record_id
-        return doc
+        optional: dict[str, Any] = {
+            "supervisor": None if self.supervisor is None else vars(self.supervisor),
+            "ids": self.ids or None,
+            "directory": self.directory,
+            "end": None if self.end is None else self.end.to_json(),
+            "snapshots": list(self.snapshots) or None,
+            "cancel_asked_at": self.cancel_asked_at,
+            "recovered": self.recovered,
+            "record_id": self.record_id,
+        }
+        return doc | {name: value for name, value in optional.items() if value is not None}
 
     @classmethod
     def from_json(cls, doc: dict[str, Any]) -> Manifest:
@@ -113,11 +172,10 @@ class Manifest:
             raise ValueError(f"manifest format {doc.get('format')!r}, not {MANIFEST_FORMAT}")
         if not RUN_ID.fullmatch(doc["run_id"]):
             raise ValueError("not a run id")
-        steps = tuple(
-            Transition(State(step["state"]), step["at"], step.get("monotonic_s"), step["reason"])
-            for step in doc["transitions"]
-        )
-        who = doc.get("supervisor")
+        steps = tuple(_transition(step) for step in doc["transitions"])
+        if not steps:
+            raise ValueError("a manifest without transitions")
+        who, end = doc.get("supervisor"), doc.get("end")
         return cls(
             run_id=doc["run_id"],
             plan_digest=doc["plan_digest"],
@@ -133,9 +191,19 @@ class Manifest:
             prepared_ns=int(doc["prepared_ns"]),
             boot_id=doc["boot_id"],
             supervisor=Supervisor(**who) if who else None,
+            ids=dict(doc.get("ids") or {}),
+            directory=doc.get("directory"),
+            end=End(**end) if end else None,
+            snapshots=tuple(doc.get("snapshots") or ()),
+            cancel_asked_at=doc.get("cancel_asked_at"),
+            recovered=doc.get("recovered"),
             record_id=doc.get("record_id"),
             appended=bool(doc.get("appended")),
         )
+
+
+def _transition(step: Mapping[str, Any]) -> Transition:
+    return Transition(State(step["state"]), step["at"], step.get("monotonic_s"), step["reason"])
 
 
 def save(paths: AttemptPaths, manifest: Manifest) -> None:

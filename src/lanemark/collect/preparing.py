@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import Manifest, Supervisor, save
 from lanemark.measure.durable import preallocate, replace_file
 from lanemark.observe.clock import stamp
@@ -27,20 +28,43 @@ RESERVE_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True)
 class Attempt:
-    """One prepared attempt."""
+    """One prepared attempt.
+
+    Attributes:
+        lock: the attempt's lock, held; None where whoever conducts it is to take it.
+    """
 
     paths: AttemptPaths
     case: Case
     manifest: Manifest
+    lock: AttemptLock | None = None
 
 
-def prepare(home: Home, case: Case, *, argv: Sequence[str], placement: dict[str, str], data: dict[str, Any]) -> Attempt:
+def prepare(
+    home: Home,
+    case: Case,
+    *,
+    argv: Sequence[str],
+    placement: dict[str, str],
+    data: dict[str, Any],
+    hold: bool = False,
+) -> Attempt:
     """Make the attempt's directory and write down what is about to be tried, durably.
+
+    Args:
+        home: where attempts are.
+        case: the question.
+        argv: the client's command line; what looks like a secret is redacted.
+        placement: where things lie on this host.
+        data: what was seen of the data.
+        hold: take the attempt's lock before anything is written, and give it along: then no collector ever finds the
+            attempt without somebody who is at it.
 
     Raises:
         GateRefused: `disk-short` or `home-unwritable` when the directory cannot be made or filled.
     """
     redacted, was_redacted = redact_argv(list(argv))
+    lock: AttemptLock | None = None
     try:
         for _ in range(16):
             run_id = new_run_id(case.lane, datetime.now(timezone.utc))
@@ -52,6 +76,9 @@ def prepare(home: Home, case: Case, *, argv: Sequence[str], placement: dict[str,
             break
         else:
             raise FileExistsError(errno.EEXIST, "no free run id was found")
+        lock = AttemptLock(paths.lock) if hold else None
+        if lock is not None and not lock.take():
+            raise BlockingIOError(errno.EAGAIN, "somebody holds the lock of an attempt that was just made")
         for rank in range(case.nproc):
             os.makedirs(paths.rank(rank).root)
         preallocate(paths.reserve, RESERVE_BYTES)
@@ -70,20 +97,24 @@ def prepare(home: Home, case: Case, *, argv: Sequence[str], placement: dict[str,
             prepared_ns=time.monotonic_ns(),
             boot_id=boot_id().value or "unknown",
             data=data,
-            supervisor=_this_process(),
+            supervisor=this_process(),
+            directory=safe_text(str(paths.root.absolute())),
         )
         save(paths, manifest)
     except OSError as error:
+        if lock is not None:
+            lock.release()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise GateRefused(
             "disk-short" if full else "home-unwritable",
             f"the attempt could not be prepared under {str(home.attempts)!r} ({error.strerror})",
             "free some space there, or set LANEMARK_HOME to another directory",
         ) from None
-    return Attempt(paths, case, manifest)
+    return Attempt(paths, case, manifest, lock)
 
 
-def _this_process() -> Supervisor:
+def this_process() -> Supervisor:
+    """The calling process, as a manifest names it."""
     with open("/proc/self/stat", "rb") as file:
         # Field 22 is starttime, counted after the command name, which may itself hold spaces and parentheses.
         start_ticks = int(file.read().rsplit(b")", 1)[1].split()[19])

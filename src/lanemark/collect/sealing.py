@@ -14,7 +14,6 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +21,7 @@ from lanemark import __version__
 from lanemark.collect.gathering import rank_report, read_json
 from lanemark.collect.manifest import Manifest
 from lanemark.collect.picture import snapshot_of
+from lanemark.collect.polls import STAMP, read_polls
 from lanemark.diagnose.first_cause import first_cause
 from lanemark.diagnose.stragglers import straggler
 from lanemark.lanes.record import predicate_of, withdraw_figures
@@ -36,6 +36,7 @@ from lanemark.records.errors import LedgerError
 from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, observed, unavailable, value_of
 from lanemark.records.statement import Evidence, SealedRecord, seal, subjects
+from lanemark.records.terms import RUNGS
 
 #: Files of the attempt that a record rests on, with their media types; the ranks' own follow.
 _ATTEMPT_EVIDENCE: Final = (
@@ -46,6 +47,7 @@ _ATTEMPT_EVIDENCE: Final = (
     ("exits.json", "application/json"),
     ("looks.jsonl", "application/jsonl"),
     ("named.jsonl", "application/jsonl"),
+    ("supervisor.log", "text/plain"),
 )
 _RANK_EVIDENCE: Final = (
     ("beacon.page", "application/octet-stream"),
@@ -54,6 +56,7 @@ _RANK_EVIDENCE: Final = (
     ("result.json", "application/json"),
     ("bench_telemetry.json", "application/json"),
     ("backend_identity.json", "application/json"),
+    *((f"proofs/{rung}.json", "application/json") for rung in RUNGS),
     ("end.json", "application/json"),
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),
@@ -61,6 +64,11 @@ _RANK_EVIDENCE: Final = (
 )
 #: `<look>-<rank>-<what>` (lanemark.launch.looking).
 _LOOK_DUMP: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,4}-(flight\.json|stack\.json|stack\.txt)")
+#: A call graph that a collector took (lanemark.collect.collecting).
+_SNAPSHOT: Final = re.compile(r"[a-z_]{1,40}\.json")
+_MAX_SNAPSHOTS: Final = 16
+#: Causes that say only that nothing is known: what the surface said comes before them.
+_SAYS_NOTHING: Final = frozenset({"undecided", "supervisor_lost", "start_failed"})
 _LOOK_TYPES: Final = {"json": "application/json", "txt": "text/plain"}
 _MAX_LOOK_DUMPS: Final = 1024
 
@@ -76,6 +84,11 @@ class Ending(NamedTuple):
         findings: what was concluded on the way (clock steps).
         exits: what the supervision saw, for when the disk had no room for `exits.json`; None to read that file.
         same_clock: whether this process shares the attempt's monotonic clock (same host, same boot).
+        verdict: the final state where a surface settles it; None to conclude it from the evidence.
+        said: what the surface said of a failure, for where the ranks' own evidence names no cause. A verdict of
+            `cancelled` or `lost` comes with it.
+        completed_at: when the worker was done, where somebody saw that.
+        from_afar: whether a collector seals, who did not see the run end.
     """
 
     interrupted_by: str | None = None
@@ -85,6 +98,10 @@ class Ending(NamedTuple):
     findings: tuple[Finding, ...] = ()
     exits: dict[str, Any] | None = None
     same_clock: bool = True
+    verdict: State | None = None
+    said: Finding | None = None
+    completed_at: str | None = None
+    from_afar: bool = False
 
 
 def load_case(paths: AttemptPaths) -> Case:
@@ -123,11 +140,20 @@ def _look_dumps(paths: AttemptPaths) -> list[str]:
     return sorted(name for name in names if _LOOK_DUMP.fullmatch(name))[:_MAX_LOOK_DUMPS]
 
 
+def _snapshots(paths: AttemptPaths) -> list[str]:
+    try:
+        names = os.listdir(paths.snapshots)
+    except OSError:
+        return []
+    return sorted(name for name in names if _SNAPSHOT.fullmatch(name))[:_MAX_SNAPSHOTS]
+
+
 def evidence_of(paths: AttemptPaths, num_ranks: int) -> tuple[Evidence, ...]:
     """Every file the record rests on, by digest, in a fixed order. Missing files are simply not evidence."""
     names = [*_ATTEMPT_EVIDENCE]
     names += [(f"ranks/{rank}/{name}", kind) for rank in range(num_ranks) for name, kind in _RANK_EVIDENCE]
     names += [(f"looks/{name}", _LOOK_TYPES[name.rpartition(".")[2]]) for name in _look_dumps(paths)]
+    names += [(f"snapshots/{name}", "application/json") for name in _snapshots(paths)]
     found = []
     for name, media_type in names:
         hashed = _hashed(paths.root / name)
@@ -143,6 +169,41 @@ def _cut_logs(exits: dict[str, Any]) -> tuple[Finding, ...]:
     )
     text = "a rank printed more than is kept: the beginning and the end of what it printed remain"
     return (Finding("logs_truncated", "note", text, lines),) if lines else ()
+
+
+def _outcome(ending: Ending, cause: Finding | None) -> tuple[State, str]:
+    """The final state and why. A verdict of the surface comes first, then what a signal did, then the evidence."""
+    if ending.interrupted_by is not None:
+        return State.CANCELLED, f"the supervisor was sent {ending.interrupted_by}"
+    if ending.verdict in (State.CANCELLED, State.LOST) and ending.said is not None:
+        return ending.verdict, ending.said.summary
+    if not ending.supervisor_alive:
+        return State.LOST, "the supervisor died without sealing"
+    if cause is not None:
+        return State.ERROR, cause.summary
+    return State.OK, "every rank ended cleanly"
+
+
+def _with_ids(host: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """`host.json`, with a rented place's ids from the manifest where the worker did not live to write them."""
+    surface = host.get("surface")
+    found = dict(surface) if isinstance(surface, dict) else {}
+    for name in ("app_id", "call_id"):
+        if name in manifest.ids and name not in found:
+            found[name] = observed(manifest.ids[name], "attempt.json, as the surface gave it").to_json()
+    return {**host, "surface": found} if found else host
+
+
+def _collector(
+    paths: AttemptPaths, manifest: Manifest, ending: Ending, evidence: tuple[Evidence, ...]
+) -> dict[str, Any]:
+    """What lanes are told of how the result came home (`lanemark.lanes.collected`)."""
+    kept = {item.name for item in evidence}
+    doc: dict[str, Any] = {"snapshots": [name for name in manifest.snapshots if name in kept]}
+    if manifest.detached:
+        doc["looks"] = [look.to_json() for look in read_polls(paths)]
+    done = ending.completed_at
+    return doc if done is None or not STAMP.fullmatch(done) else {**doc, "completed_at": done}
 
 
 def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFacts:
@@ -164,26 +225,23 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
         supervisor_alive=ending.supervisor_alive,
     )
     cause = first_cause(picture)
+    decided = ending.verdict in (State.CANCELLED, State.LOST)
+    if ending.said is not None and (decided or cause is None or cause.kind in _SAYS_NOTHING):
+        cause = ending.said
     slow = straggler(picture) if cause is None else None
-    if ending.interrupted_by is not None:
-        state, reason = State.CANCELLED, f"the supervisor was sent {ending.interrupted_by}"
-    elif not ending.supervisor_alive:
-        state, reason = State.LOST, "the supervisor died without sealing"
-    elif cause is not None:
-        state, reason = State.ERROR, cause.summary
-    else:
-        state, reason = State.OK, "every rank ended cleanly"
+    state, reason = _outcome(ending, cause)
     duration: Observation[float] = unavailable("CLOCK_MONOTONIC", "another boot or host seals this attempt")
-    if ending.same_clock and ending.supervisor_alive:
+    if ending.same_clock and ending.supervisor_alive and not ending.from_afar:
         duration = observed(max(0.0, (time.monotonic_ns() - manifest.prepared_ns) / 1e9), "CLOCK_MONOTONIC")
     elif ending.same_clock:
         duration = unavailable("CLOCK_MONOTONIC", "nobody saw when the run ended")
     launched = launch.get("launched_ns")
     moved = manifest.moved(state, reason[:500], same_clock=ending.same_clock)
+    evidence = evidence_of(paths, case.nproc)
     return AttemptFacts(
-        manifest=manifest.to_json(),
+        manifest={**manifest.to_json(), "collector": _collector(paths, manifest, ending, evidence)},
         case=case,
-        host=read_json(paths.host) or {},
+        host=_with_ids(read_json(paths.host) or {}, manifest),
         host_end=read_json(paths.host_end) or {},
         launch=launch,
         ranks=ranks,
@@ -195,7 +253,7 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
         duration_s=duration,
         sealed_at=stamp(),
         transitions=tuple(step.to_json() for step in moved.transitions),
-        evidence=evidence_of(paths, case.nproc),
+        evidence=evidence,
         lanemark_version=__version__,
     )
 
@@ -274,9 +332,5 @@ def seal_attempt(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> tup
     else:
         record = _sealed(gather(paths, manifest, ending))
         data = _with_room(paths, lambda: publish_once(paths.record, record.data))
-    predicate: dict[str, Any] = decode(data)["predicate"]
-    state = State(predicate["outcome"]["state"])
-    reason = predicate["transitions"][-1]["reason"]
-    final = manifest if manifest.state is state else manifest.moved(state, reason, same_clock=ending.same_clock)
     record_id = digest(data)
-    return SealedRecord(record_id, data), replace(final, record_id=record_id)
+    return SealedRecord(record_id, data), manifest.sealed(record_id, decode(data)["predicate"])

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import Final
 
-from lanemark.collect.appending import append_to_ledger
+from lanemark.collect.collecting import Collected, Surfaces, collect_many
 from lanemark.collect.lock import AttemptLock
-from lanemark.collect.manifest import Manifest, load, save
-from lanemark.collect.sealing import Ending, seal_attempt
-from lanemark.observe.host import boot_id
-from lanemark.records.attempt import RUN_ID, Home
+from lanemark.collect.manifest import Manifest
+from lanemark.collect.recovering import load_or_recover
+from lanemark.launch.local_detached import LocalDetached
+from lanemark.records.attempt import RUN_ID, AttemptPaths, Home
 from lanemark.records.errors import LanemarkError
 
+#: Outcomes after which there was something to tell.
+_TOLD: Final = ("sealed", "appended", "problem")
 
-@dataclass(frozen=True)
-class Collected:
-    """What was done about one attempt, in one line."""
-
-    run_id: str
-    line: str
+#: A launcher makes the directory and takes its lock within a millisecond; a disk may be slow.
+_BEGINNING_S: Final = 10.0
 
 
-def _run_ids(home: Home) -> list[str]:
+def run_ids(home: Home) -> list[str]:
+    """Every directory that is named like an attempt, newest first."""
     try:
         names = os.listdir(home.attempts)
     except OSError:
@@ -33,56 +33,63 @@ def _run_ids(home: Home) -> list[str]:
     )
 
 
-def attempts(home: Home) -> tuple[list[Manifest], list[str]]:
-    """Every attempt that can be read, newest first, and one sentence for each that cannot."""
+def attempts(home: Home, only: Sequence[str] | None = None) -> tuple[list[Manifest], list[str]]:
+    """Every attempt that can be read, newest first, and one sentence for each that cannot.
+
+    Args:
+        home: where they lie.
+        only: run ids to be read; all when None.
+    """
     known, problems = [], []
-    for run_id in _run_ids(home):
+    for run_id in run_ids(home) if only is None else only:
+        paths = home.attempt(run_id)
         try:
-            known.append(load(home.attempt(run_id)))
+            known.append(load_or_recover(paths))
         except LanemarkError as error:
-            problems.append(str(error))
+            if error.slug != "attempt-missing":
+                problems.append(str(error))
+            elif not _is_being_prepared(paths):
+                problems.append(f"{run_id} is a directory without an attempt: its launcher died before it began")
     return known, problems
 
 
-def seal_lost(home: Home, run_ids: Sequence[str] | None = None) -> list[Collected]:
-    """Seal attempts whose state is not final and whose lock nobody holds; append records not yet in the ledger.
-
-    An attempt that is still supervised holds its lock and is left alone. An attempt that cannot be sealed is reported
-    and does not keep the others from being sealed.
-    """
-    done = []
-    for run_id in _run_ids(home) if run_ids is None else run_ids:
+def _is_being_prepared(paths: AttemptPaths) -> bool:
+    """Whether a launcher is at work in a directory that holds no question yet."""
+    if not paths.lock.exists():
         try:
-            line = _settle(home, run_id)
-        except (LanemarkError, OSError, ValueError) as error:
-            line = f"{run_id} could not be sealed: {error}"
-        if line is not None:
-            done.append(Collected(run_id, line))
-    return done
+            return time.time() - paths.root.stat().st_mtime < _BEGINNING_S
+        except OSError:
+            return False
+    lock = AttemptLock(paths.lock)
+    if not lock.take():
+        return True
+    lock.release()
+    return False
 
 
-def _settle(home: Home, run_id: str) -> str | None:
-    paths = home.attempt(run_id)
-    if not paths.manifest.exists():
-        return None
-    manifest = load(paths)
-    if manifest.state.final and manifest.appended:
-        return None
-    with AttemptLock(paths.lock) as held:
-        if not held:
-            return None
-        manifest = load(paths)  # it may have ended while we waited for nothing
-        if manifest.state.final and manifest.appended:
-            return None
-        was = manifest.state
-        here = manifest.boot_id == boot_id().value
-        record, manifest = seal_attempt(paths, manifest, Ending(supervisor_alive=False, same_clock=here))
-        save(paths, manifest)
-        appended, notice = append_to_ledger(home, paths, record)
-        if appended:
-            manifest = replace(manifest, appended=True)
-            save(paths, manifest)
-    if was.final:
-        return f"{run_id} is {was.value}; its record is now in the ledger" if appended else f"{run_id}: {notice}"
-    sealed = f"{run_id} was {was.value} without a supervisor and is sealed as {manifest.state.value}"
-    return sealed if notice is None else f"{sealed}; {notice}"
+def seal_lost(home: Home, only: Sequence[str] | None = None) -> list[Collected]:
+    """Seal attempts on this host that nobody is at any more; append records that are not yet in the ledger.
+
+    An attempt that is still supervised holds its lock and is left alone, and so is one on another surface: that takes
+    asking, which is `lanemark collect`. An attempt that cannot be sealed is reported and keeps no other from it.
+    """
+    known, _ = attempts(home, only)
+    local: Surfaces = {"local": LocalDetached()}
+    unsettled = [
+        home.attempt(manifest.run_id)
+        for manifest in known
+        if manifest.surface in local and not (manifest.state.final and manifest.appended)
+    ]
+    free = [paths for paths in unsettled if _is_free(paths)]
+    return [done for done in collect_many(home, free, local) if done.outcome in _TOLD and done.line is not None]
+
+
+def _is_free(paths: AttemptPaths) -> bool:
+    """Whether nobody holds the attempt's lock; asking takes it for a moment."""
+    try:
+        lock = AttemptLock(paths.lock)
+        taken = lock.take()
+    except OSError:
+        return True  # whatever is wrong with it, the collection will say
+    lock.release()
+    return taken

@@ -157,6 +157,16 @@ ADVICE: Final[dict[str, Advice]] = {
     "supervisor_lost": Advice(
         ("look at the host's log for that time: the supervisor was killed, or the machine went away",)
     ),
+    "never_launched": Advice(("run the same command again: nothing was started",)),
+    "surface_failed": Advice(
+        (
+            "look at the call graph under snapshots/ in the attempt's directory",
+            "look at the surface's own log for the ids in attempt.json",
+        ),
+    ),
+    "result_expired": Advice(
+        ("run it again, and collect within the days for which the surface keeps results",),
+    ),
     "undecided": Advice(
         (
             "read the last lines of every rank's stderr.log; each complaint points at another rank",

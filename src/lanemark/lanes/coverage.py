@@ -64,10 +64,11 @@ def compile_question(case: Case) -> dict[str, Any]:
     keeps when the recipe behind it changes. Accumulation changes the graphs of a whole-model posture only: a block is
     the same block however often it is called.
     """
-    if case.sparse is not None:
+    question = case.sparse or case.promotion
+    if question is not None:
         return {
             "preset": case.preset,
-            "recipe": digest(encode(case.sparse.to_json())),
+            "recipe": digest(encode(question.to_json())),
             "compile": case.compile,
             "nproc": case.nproc,
         }

@@ -134,6 +134,7 @@ def toolchain(facts: AttemptFacts) -> dict[str, Any]:
         "torch_build": agreed(facts.ranks, "torch_build")[0],
         "nccl": agreed(facts.ranks, "nccl")[0],
         "cxx": looked_up(host, "cxx", "host probe"),
+        **({"artifacts": host["artifacts"]} if "artifacts" in host else {}),
     }
 
 

@@ -14,7 +14,7 @@ from lanemark.lanes.readiness import no_power, owed, rung_problem
 from lanemark.lanes.rule import Doc, Rule, close, is_ok, is_receipt, short
 from lanemark.records.encoding import digest, encode
 from lanemark.records.observation import value_of
-from lanemark.records.terms import BESIDE_THE_LADDER, RUNGS, STOP_RULES, fro_limit, row_limit
+from lanemark.records.terms import BESIDE_THE_LADDER, LSE_LIMIT, RUNGS, STOP_RULES, fro_limit, row_limit
 
 
 def _identities(doc: Doc) -> Iterator[tuple[str, Doc]]:
@@ -107,7 +107,9 @@ def _parity_is_within_limits(doc: Doc) -> str | None:
         limits = fro_limit(case["direction"], case["dense_fro"]), row_limit(case["dense_row"])
         if not (close(case["fro_limit"], limits[0]) and close(case["row_limit"], limits[1])):
             return f"parity case {short(case['name'])} is held to limits that are not the lane's"
+        lse = value_of(case["lse_max_error"])
         within = case["fro"] <= limits[0] and case["row"] <= limits[1] and case["masks_equal"] and case["bitwise_equal"]
+        within = within and (lse is None or lse <= LSE_LIMIT)
         if case["verdict"] == "pass" and not within:
             return f"parity case {short(case['name'])} is called a pass and is outside its limits"
         if case["verdict"] == "fail" and within:

@@ -30,7 +30,9 @@ def predicate_of(facts: AttemptFacts) -> dict[str, Any]:
 
         return sparse_predicate(facts)
     if lane == "promotion":
-        raise ValueError("this version seals no record of the promotion lane")
+        from lanemark.lanes.promotion_record import promotion_predicate
+
+        return promotion_predicate(facts)
     return training_predicate(facts, preset(facts.case.preset))
 
 

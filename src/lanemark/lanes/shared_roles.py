@@ -163,6 +163,7 @@ _SOFTWARE: Final = (
     Role("toolchain.packages[name].version", "factor", "kernels and what calls them", "packages"),
     Role("toolchain.packages[name].record_digest", "factor", "two builds of one version differ here", "packages"),
     Role("toolchain.packages[name].imported", "factor", "a wheel that does not load runs nothing", "packages"),
+    Role("toolchain.artifacts.*", "noise", "what is installed is compared as packages", optional=True),
     Role("toolchain.torch_build", "factor", "version and build", "torch"),
     Role("toolchain.nccl", "factor", "the collective library that was loaded", "torch"),
     Role("toolchain.cxx", "covariate", "builds kernels only on a processor", "cxx", instead=(("cpu", "factor"),)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from lanemark.lanes.collected import collector_part as collected
 from lanemark.lanes.envelope import compilation, distributed, envelope, hardware, toolchain
 from lanemark.lanes.reports import AttemptFacts, agreed, looked_up
 from lanemark.lanes.startup import startup_part
@@ -95,21 +96,11 @@ def remote_part(facts: AttemptFacts) -> dict[str, Any]:
 def collector_part(facts: AttemptFacts) -> dict[str, Any]:
     """How the result was brought home (`lanemark.records.schema_runtime.CollectorPart`).
 
-    A record is sealed by whoever supervised the run, before any collector looks at it: what a collector saw later
-    stands in the attempt's manifest, because a record never changes.
+    When the workers were done their own end markers say, where all of them left one.
     """
-    left = any(step["state"] == "detached" for step in facts.transitions)
+    part = collected({**facts.manifest, "transitions": list(facts.transitions)})
     ends = [report.end for report in facts.ranks if report.end is not None]
     stamps = [end["completed_at"] for end in ends if isinstance(end.get("completed_at"), str)]
-    completed: Observation[str] = unavailable(_END, "the worker left no end marker")
     if stamps and len(stamps) == len(facts.ranks):
-        completed = observed(max(stamps), _END)
-    why = "nobody had looked at it when it was sealed" if left else "the launcher waited"
-    return {
-        "lifecycle": "detached" if left else "blocking",
-        "reattached": False,
-        "looks": [],
-        "last_polled_at": absent("collector", why).to_json(),
-        "completed_at": completed.to_json(),
-        "snapshots": [],
-    }
+        part["completed_at"] = observed(max(stamps), _END).to_json()
+    return part

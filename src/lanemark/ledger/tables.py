@@ -73,10 +73,11 @@ _OF_GROUPS: Final = "SELECT created, id, records.rowid FROM groups CROSS JOIN re
 _ORDER: Final = "ORDER BY created DESC, id"
 #: Above this many rows merging groups has no advantage over walking all records in their order.
 _MERGED: Final = 1000
-#: The newest records looked at before any group: what one record in six matches has its 50 rows among them.
-_WALKED: Final = 300
-#: Groups that may match above which they are read in the order of their newest records, and only as far as needed.
-_SCATTERED: Final = 2000
+#: The newest records looked at before any group, and how many times as many where it seems that they will suffice.
+_WALKED: Final = 200
+_FURTHER: Final = 6
+#: How many groups are passed over in order in the time that one takes to be looked up, its page being read from disk.
+_LOOKUP: Final = 12
 #: Rows fetched by one statement: few enough values for every SQLite (999 before version 3.32; sqlite.org/limits.html).
 _AT_ONCE: Final = 250
 _group_of: Final = itemgetter(*(_NAMES.index(name) for name in GROUPED))  # of a row, which is a tuple
@@ -186,16 +187,12 @@ def _newest(db: sqlite3.Connection, wanted: Filters, limit: int) -> list[IndexRo
     fits = _fitting(db, wanted)
     if 1 not in fits:
         return []
-    own, own_values = _own_terms(wanted)
-    where = " AND ".join(own) or "1"
-    text = f"SELECT rowid, grp FROM records INDEXED BY by_time WHERE {where} {_ORDER} LIMIT {_WALKED}"  # noqa: S608
-    walked = db.execute(text, own_values).fetchall()
-    near = [rowid for rowid, grp in walked if fits[grp - 1]][:limit]
-    if len(near) == limit or len(walked) < _WALKED:
+    near, is_all = _walked(db, wanted, fits, limit)
+    if is_all:
         rows = _whole(db, wanted, near)
         if len(rows) == len(near):  # else another value had the same byte
             return rows
-    groups = _ranked(db, wanted, fits)
+    groups = _ranked(db, wanted, fits, limit)
     first = list(itertools.islice(groups, limit))
     if len(first) == limit:
         bound = first[-1][1]
@@ -207,6 +204,25 @@ def _newest(db: sqlite3.Connection, wanted: Filters, limit: int) -> list[IndexRo
         if len(rows) == limit:
             return rows
     return _whole(db, wanted, _merged(db, wanted, itertools.chain(first, groups), limit))
+
+
+def _walked(db: sqlite3.Connection, wanted: Filters, fits: bytes, limit: int) -> tuple[list[int], bool]:
+    """Row numbers of the newest rows that may match, and whether they are as many as asked for or all there are.
+
+    Gives up once it is seen that too few of the newest match.
+    """
+    own, own_values = _own_terms(wanted)
+    where = " AND ".join(own) or "1"
+    near: list[int] = []
+    rows = db.execute(f"SELECT rowid, grp FROM records INDEXED BY by_time WHERE {where} {_ORDER}", own_values)  # noqa: S608
+    for count, (rowid, grp) in enumerate(rows, 1):
+        if fits[grp - 1]:
+            near.append(rowid)
+            if len(near) == limit:
+                return near, True
+        if count == _WALKED * _FURTHER or (count == _WALKED and len(near) * _FURTHER < limit):
+            return near, False
+    return near, True
 
 
 def _fitting(db: sqlite3.Connection, wanted: Filters) -> bytes:
@@ -222,10 +238,14 @@ def _fitting(db: sqlite3.Connection, wanted: Filters) -> bytes:
     return fits.to_bytes(count, "big") if fits > 0 else bytes(count)
 
 
-def _ranked(db: sqlite3.Connection, wanted: Filters, fits: bytes) -> Iterator[tuple[int, str]]:
-    """(number, newest) of the groups that may match, the one with the newest record first."""
-    oldest = wanted.since or ""
-    if wanted.until is None and fits.count(1) > _SCATTERED:
+def _ranked(db: sqlite3.Connection, wanted: Filters, fits: bytes, limit: int) -> Iterator[tuple[int, str]]:
+    """(number, newest) of the groups that may match, the one with the newest record first.
+
+    Where they are many, all groups are read in that order, since `limit` of these come soon; where they are few, they
+    are looked up one by one. The two take the same time where the groups that match are spread evenly.
+    """
+    oldest, count = wanted.since or "", fits.count(1)
+    if wanted.until is None and count * count * _LOOKUP > limit * len(fits):
         text = "SELECT grp, newest FROM groups INDEXED BY by_newest WHERE newest >= ? ORDER BY newest DESC"
         yield from (group for group in db.execute(text, (oldest,)) if fits[group[0] - 1])
         return

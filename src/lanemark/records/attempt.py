@@ -4,13 +4,17 @@ attempts/<run-id>/
 case.json           the case, written once before anything starts
 attempt.json        state, transitions, supervisor identity, placement; replaced atomically
 host.json           what the supervisor's host looked like before the ranks started
+handover.json       what a launcher that leaves hands over: manifest, placement, what was done before the launch
 launch.json         the exact request: argv, environment settings with their reasons; rank pids
 exits.json          each rank's end as the supervisor saw it; replaced atomically as they come
 looks.jsonl         what the ranks looked like from outside when nothing moved; one look a line, appended
 named.jsonl         what was concluded from the looks while the ranks ran, and when; one finding a line, appended
 looks/              what hung ranks answered, verbatim: <look>-<rank>-flight.json, <look>-<rank>-stack.txt
+polls.jsonl         what collectors saw of a detached run; one look a line, appended
+snapshots/          call graphs of a detached run, taken on time-out or error
+supervisor.log      what a detached supervisor printed: nothing, unless it broke
 reserve             preallocated bytes, given back when the record must be written to a full disk
-supervisor.lock     held (flock) by the supervising process for as long as it lives
+supervisor.lock     held (flock) by whoever writes here: launcher, then supervisor; or a collector
 record.json         the sealed bytes, once there are any
 ranks/<n>/
 beacon.page     mmap'd: where the rank is, readable from outside at any time (measure/beacon.py)
@@ -19,6 +23,7 @@ control.sock    while it lives: where it can be asked for its stacks (measure/co
 observed.json   what the rank saw of itself: device, torch, process group, data files
 result.json     what a lane without steps found (sparse, promotion): the record's lane part is built from it
 bench_telemetry.json, backend_identity.json   which kernel ran: all names seen, and what follows from them
+proofs/RUNG.json   promotion lane: what shows that a candidate holds a rung of the proof ladder
 end.json        the clean end marker: losses, peaks, tokens; written last
 error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
 stdout.log, stderr.log
@@ -103,6 +108,10 @@ class RankPaths:
         """What the worker itself concludes from it, by the function that the record is built with; evidence."""
         return self.root / "backend_identity.json"
 
+    def proof(self, rung: str) -> Path:
+        """What shows that a candidate holds a rung of the proof ladder; one file each, so that each is evidence."""
+        return self.root / "proofs" / f"{rung}.json"
+
     @property
     def end(self) -> Path:
         return self.root / "end.json"
@@ -168,6 +177,23 @@ class AttemptPaths:
         return self.root / "looks"
 
     @property
+    def handover(self) -> Path:
+        return self.root / "handover.json"
+
+    @property
+    def polls(self) -> Path:
+        return self.root / "polls.jsonl"
+
+    @property
+    def snapshots(self) -> Path:
+        """Directory of call graphs."""
+        return self.root / "snapshots"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    @property
     def reserve(self) -> Path:
         return self.root / "reserve"
 
@@ -210,6 +236,11 @@ class Home:
     @property
     def data(self) -> Path:
         return self.root / "data"
+
+    @property
+    def waves(self) -> Path:
+        """Manifests of waves of the promotion lane, one file each."""
+        return self.root / "waves"
 
     def attempt(self, run_id: str) -> AttemptPaths:
         return AttemptPaths(self.attempts / run_id)

@@ -5,6 +5,7 @@
     │   └── DataError       exit 2   data or a file named by the request is missing, truncated or mislabelled
     ├── GateRefused         exit 4   a gate would not start the run; `remedy` is the command that satisfies it
     ├── RunFailed           exit 1   the run ended badly (a record exists and says how)
+    ├── SurfaceError        exit 1   the place where a run happens could not be asked; the run itself may be well
     ├── StageError          exit 1   staging did not end in verified data; what was there before is as it was
     ├── RecordError         exit 1   a record cannot be read, or does not verify
     └── LedgerError         exit 1   the ledger or an attempt directory cannot be used
@@ -21,7 +22,6 @@ SLUGS: Final[dict[str, str]] = {
     # usage
     "arguments-invalid": "The command line does not parse",
     "preset-unknown": "No preset has that name",
-    "lane-unavailable": "That lane cannot be run by this version",
     "surface-unavailable": "That surface cannot be used by this version",
     "nproc-invalid": "The number of ranks must be a positive whole number",
     "mode-invalid": "The distributed mode does not fit the number of ranks",
@@ -35,12 +35,18 @@ SLUGS: Final[dict[str, str]] = {
     "watch-empty": "No record matches, so that there is no series to watch",
     "against-invalid": "What a run is to be repeated against cannot be meant",
     "cache-source-invalid": "A source of a compile cache is none that can be read",
+    "promotion-case-invalid": "No case of the parity matrix has that name",
+    "candidate-unknown": "No kernel path has that name",
+    "wave-invalid": "A wave of the promotion lane cannot be meant",
+    "wave-empty": "A wave of the promotion lane asks for nothing",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
     "shard-truncated": "A shard is shorter than its header says",
     "shard-mislabelled": "A file is not a token shard of the expected layout",
     "manifest-invalid": "The manifest beside the shards cannot be used",
+    "artifacts-invalid": "The list of pinned artifacts cannot be used",
+    "artifacts-unpinned": "The source of artifacts pins none of them",
     "manifest-mismatch": "A shard is not the one its manifest describes",
     "vocab-mismatch": "A token id is outside the preset's vocabulary",
     "corpus-empty": "No source files were found to build a corpus from",
@@ -87,8 +93,11 @@ SLUGS: Final[dict[str, str]] = {
     "plan-mismatch": "The record's case does not hash to its plan digest",
     "evidence-mismatch": "A piece of evidence is not the one the record names",
     "figures-not-derived": "The record's figures do not follow from its own evidence",
-    "lane-not-shown": "Records of that lane cannot be shown by this version",
+    "promotion-refused": "The named records do not support a promotion",
+    "wave-missing": "There is no manifest of that wave",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
+    # surfaces
+    "surface-unreachable": "The surface could not be asked",
     # signatures and the log
     "cryptography-missing": "Signing and checking signatures need `cryptography`, which this interpreter does not have",
     "key-exists": "A key file exists already",
@@ -156,6 +165,10 @@ class GateRefused(LanemarkError):  # noqa: N818 - a refusal is not a fault; the 
 
 class RunFailed(LanemarkError):  # noqa: N818 - reads as the outcome it reports
     """The run ended badly: exit 1, and a record exists that says how."""
+
+
+class SurfaceError(LanemarkError):
+    """A surface could not be asked about a run: exit 1. Nothing is concluded from that, and the run may go on."""
 
 
 class StageError(LanemarkError):

@@ -24,6 +24,9 @@ FINDINGS: Final[dict[str, str]] = {
     "interrupted": "the supervisor was told to stop",
     "supervisor_failed": "the supervisor itself failed while it watched the ranks",
     "supervisor_lost": "the supervisor died without sealing a record",
+    "never_launched": "the launcher died before it launched anything",
+    "surface_failed": "the surface ended the run, or could not start it",
+    "result_expired": "the run's result was no longer kept when it was collected",
     "undecided": "the run failed and the evidence does not say why",
     "compile_divergence": "some ranks were compiling while the others waited for them in a collective",
     "collective_mismatch": "ranks waited for one another in different collectives",
@@ -39,6 +42,7 @@ FINDINGS: Final[dict[str, str]] = {
     "data_synthetic": "the tokens were made up, so no data path was measured",
     "data_path_remote": "the ranks read their tokens through a network or object mount",
     "data_class_contradicted": "the data path is not of the class that the run was said to read through",
+    "artifact_drift": "what is installed is not what the pinned artifacts hold",
     "source_dirty": "the working tree had uncommitted changes",
     "source_unknown": "no commit could be observed",
     "compiled_in_window": "a compilation happened inside the measured window",
@@ -51,6 +55,7 @@ FINDINGS: Final[dict[str, str]] = {
     "straggler": "one rank arrived last at nearly every step",
     "seeding_pass": "the run filled the compile cache, so its figures are no benchmark",
     "retried_bootstrap": "the run was tried again after its ranks could not form a process group",
+    "promoted_by_person": "a person promoted the candidate and named the records that it rests on",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
 }
 

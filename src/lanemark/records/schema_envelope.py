@@ -206,6 +206,39 @@ class PackagePart(Part):
     imported: Observed[bool] = Field(description="Whether it could be imported, from a probe or from the ranks.")
 
 
+class PinnedWheelPart(Part):
+    """What a pinned wheel holds, and what is installed under its name."""
+
+    distribution: Text = Field(description="Distribution name, from the wheel.")
+    version: Text = Field(description="Its version, from the wheel.")
+    contents: Digest = Field(description="Digest over the paths and hashes of the files that installing it copies.")
+    installed: Observed[Digest] = Field(
+        description="The same over the files installed here, each read. Absent when none are installed."
+    )
+
+
+class ArtifactPart(Part):
+    """One pinned object, whose bytes were held to its digest."""
+
+    name: Text = Field(description="Its name at the source.")
+    bytes: Count = Field(description="Its size.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Its digest, hexadecimal.")
+    wheel: PinnedWheelPart | None = Field(default=None, description="What it holds, where it is a wheel.")
+
+
+class ArtifactsPart(Part):
+    """What the image was built from, as `artifacts.json` pins it, beside what is installed."""
+
+    source: Text = Field(description="The place that they were staged from, without parameters and credentials.")
+    verification: Literal["manifest", "provider", "unverified"] = Field(
+        description="Against what their bytes were held; `manifest` is `artifacts.json`."
+    )
+    image: Observed[Digest] = Field(
+        description="The image that `artifacts.json` ties them to. Absent when it names none; `image.digest` ran."
+    )
+    entries: Many[ArtifactPart] = Field(description="The objects, in name order.")
+
+
 class ToolchainPart(Part):
     """Versions, digests and import outcomes of what the number rests on."""
 
@@ -213,6 +246,11 @@ class ToolchainPart(Part):
     torch_build: Observed[str] = Field(description="torch's version with its build tag, from the ranks.")
     nccl: Observed[str] = Field(description="NCCL version, from the ranks. Absent on a CPU.")
     cxx: Observed[str] = Field(description="First line of the C++ compiler's `--version`.")
+    artifacts: Observed[ArtifactsPart] | None = Field(
+        default=None,
+        description="Pinned wheels and other artifacts beside what is installed. Missing where a run pinned none, and "
+        "in records made before this was looked at.",
+    )
 
 
 class ShardRef(Part):

@@ -118,13 +118,19 @@ ROW_FACTOR: Final = 2.0
 ROW_SLACK: Final = 1e-3
 GRADIENT_FRO_FACTOR: Final = 2.0
 GRADIENT_FRO_CEILING: Final = 1e-2
+#: Below this nobody looks: in float32 the dense path's own error is a matter of the order of sums, and a correct
+#: backward had 2.3 times as much (docs/adr/0029). Planted faults and narrower arithmetic lie a hundred times higher.
+FRO_FLOOR: Final = 1e-5
+#: Largest error of a log-sum-exp, absolute: scores are accumulated in float32 by every path (docs/adr/0029).
+LSE_LIMIT: Final = 1e-3
 
 
 def fro_limit(direction: str, dense_fro: float) -> float:
     """The largest Frobenius error that is parity, dimensionless, given the dense path's own error."""
-    if direction == "backward":
-        return min(GRADIENT_FRO_FACTOR * dense_fro, GRADIENT_FRO_CEILING)
-    return min(FRO_FACTOR * dense_fro, FRO_CEILING)
+    factor, ceiling = (
+        (GRADIENT_FRO_FACTOR, GRADIENT_FRO_CEILING) if direction == "backward" else (FRO_FACTOR, FRO_CEILING)
+    )
+    return min(max(factor * dense_fro, FRO_FLOOR), ceiling)
 
 
 def row_limit(dense_row: float) -> float:

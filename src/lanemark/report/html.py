@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Jinja set up so that forgetting to escape is impossible and a misspelt name is an error, not a blank."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -61,7 +61,7 @@ def render_html(views: Sequence[RecordView]) -> str:
     Args:
         views: records in the order they are to stand; an empty page says that it is empty.
     """
-    environment = _environment()
-    style = environment.get_template("report.css").render()
+    jinja = environment()
+    style = jinja.get_template("report.css").render()
     style_digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(views=list(views), style_digest=style_digest) + "\n"
+    return jinja.get_template("report.html.j2").render(views=list(views), style_digest=style_digest) + "\n"

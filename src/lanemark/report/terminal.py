@@ -166,6 +166,14 @@ def _moment(key: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: _field(key)(row).replace("T", " ")[:19]
 
 
+def _age(row: Mapping[str, Any]) -> str:
+    """How long an attempt has been in its state; tenths of seconds would only flicker."""
+    age_s = row.get("age_s")
+    if age_s is None:
+        return "-"
+    return f"{age_s:.0f} s" if age_s < 300 else duration(round(age_s))
+
+
 def _digest(key: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: "-" if row.get(key) is None else short_digest(str(row[key]))
 
@@ -198,7 +206,9 @@ RUN_COLUMNS: Final = (
     Column("run", _field("run_id")),
     Column("state", _field("state")),
     Column("preset", _field("preset")),
-    Column("since", _moment("since")),
+    Column("age", _age, right=True),
+    Column("where", _field("where")),
+    Column("looked", _moment("last_polled_at")),
     Column("record", _digest("record_id")),
     Column("reason", _field("reason")),
 )

@@ -38,6 +38,7 @@ def bench(session: RankSession) -> None:
     from lanemark.lanes.sparse_identity import BASELINE
     from lanemark.measure.compiling import watch_compilations
     from lanemark.measure.peaks import memory_peaks
+    from lanemark.stack.cache_use import cache_use
     from lanemark.stack.sparse.bench import expect, measure, selectors
     from lanemark.stack.sparse.problem import draw_problem
 
@@ -62,7 +63,8 @@ def bench(session: RankSession) -> None:
     facts["compile_observed"] = posture(session).to_json()
     session.write_observed(facts)
     write_results(session, asked, found, selectors(os.environ))
-    session.write_end({"rank": session.rank, "completed_at": stamp(), "memory": memory_peaks()})
+    used = cache_use(os.environ, compiled=session.case.compile != "eager")
+    session.write_end({"rank": session.rank, "completed_at": stamp(), "memory": memory_peaks(), "compile_cache": used})
 
 
 def choose_device(gpu: str) -> torch.device:

@@ -25,6 +25,7 @@ from typing import Final
 from lanemark.observe.clock import stamp
 from lanemark.records.errors import StageError
 from lanemark.records.shards import MANIFEST_NAME
+from lanemark.stage.artifacts import ARTIFACTS_NAME, made_pins
 from lanemark.stage.destination import Destination
 from lanemark.stage.journal import Journal, read_journal
 from lanemark.stage.landing import Landing
@@ -66,6 +67,8 @@ def stage(
     *,
     manifest: Path | None = None,
     make_manifest: bool = False,
+    artifacts: bool = False,
+    image: str | None = None,
     needed: Needed | None = None,
     progress: Watch | None = None,
     deadline_s: float | None = None,
@@ -80,6 +83,9 @@ def stage(
         destination: a directory that does not exist, is empty, or was staged before; or what names it from the plan.
         manifest: a manifest file to trust instead of the one at the source.
         make_manifest: whether to make one of what arrives, where the source has none.
+        artifacts: whether these are no shards but artifacts: held to the `artifacts.json` at the source, which is made
+            where there is none.
+        image: digest of the image that they belong to, for an `artifacts.json` that is made.
         needed: what a case consumes; only that much is staged. None for all.
         progress: told how far it is.
         deadline_s: seconds for everything, waiting for another writer included; None for a generous bound by size.
@@ -97,7 +103,8 @@ def stage(
     store = Store(
         parse_place(source), os.environ if environ is None else environ, patience_s=patience_s, stopped=stopped
     )
-    store, plan = survey(store, manifest=manifest, needed=needed)
+    store, plan = survey(store, manifest=manifest, needed=needed, artifacts=artifacts)
+    make = _made_of(plan, make_manifest=make_manifest, image=image)
     place = Destination(destination(plan) if callable(destination) else destination)
     if dry_run:
         return _summary(plan, place, seconds=time.monotonic() - began)
@@ -106,7 +113,7 @@ def stage(
     with place.turn(ends - time.monotonic(), stopped):
         try:
             place.check()
-            work = _Work(store, plan, place, stopped, progress or (lambda _: None), make_manifest=make_manifest)
+            work = _Work(store, plan, place, stopped, progress or (lambda _: None), make=make)
             return work.carry(began, ends)
         except StageError as error:
             # A full disk is everybody's trouble: what was carried has to come again.
@@ -115,6 +122,19 @@ def stage(
             raise
         except OSError as error:
             raise unwritable(place.shown, error) from error
+
+
+#: Makes the document that lies beside the objects, of them and the directory that they lie in.
+Maker = Callable[[tuple[StagedObject, ...], Path], bytes]
+
+
+def _made_of(plan: Plan, *, make_manifest: bool, image: str | None) -> Maker | None:
+    """What is to be made of what arrives; None where the source has it, or nobody wants any."""
+    if plan.manifest is not None:
+        return None
+    if plan.beside == ARTIFACTS_NAME:
+        return lambda objects, _: made_pins(objects, image)
+    return (lambda objects, tree: made(objects, tree, plan.source)) if make_manifest else None
 
 
 def _summary(
@@ -153,10 +173,10 @@ class _Work:
         stopped: threading.Event,
         watch: Watch,
         *,
-        make_manifest: bool,
+        make: Maker | None,
     ) -> None:
         self._store, self._plan, self._place, self._stopped, self._watch = store, plan, place, stopped, watch
-        self._make = make_manifest and plan.manifest is None
+        self._make = make
         self._there = read_staged(place.path)
         self._kept: dict[str, StagedObject] = {}
         self._recovered: dict[str, dict[int, str]] = {}
@@ -192,7 +212,7 @@ class _Work:
 
     def _with_digest(self, done: Staged) -> Staged:
         """The data set's digest, also where its manifest was made here."""
-        if done.dataset_digest is not None:
+        if done.dataset_digest is not None or self._plan.beside != MANIFEST_NAME:
             return done
         try:
             text = (self._place.path / MANIFEST_NAME).read_bytes()
@@ -209,7 +229,7 @@ class _Work:
         candidates = []
         for wanted in self._plan.wanted:
             had = self._there.objects.get(wanted.name)
-            if had is not None and _same(wanted, had) and (had.sha256 is not None or not self._make):
+            if had is not None and _same(wanted, had) and (had.sha256 is not None or self._make is None):
                 candidates.append((wanted, had))
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
             for (wanted, had), digests in zip(
@@ -229,10 +249,10 @@ class _Work:
         names = {one.name for one in self._plan.wanted}
         if self._there is None or set(self._kept) != names or set(self._there.objects) != names:
             return False
-        beside = self._place.path / MANIFEST_NAME
+        beside = self._place.path / self._plan.beside
         if self._plan.manifest is not None:
             return beside.is_file() and beside.read_bytes() == self._plan.manifest
-        return beside.is_file() or not self._make
+        return beside.is_file() or self._make is None
 
     def _recover(self) -> None:
         """Verified pieces that an interrupted staging left in the work directory, each read and hashed again."""
@@ -277,7 +297,7 @@ class _Work:
 
     def _landings(self, missing: list[Wanted]) -> Iterator[Landing]:
         for number, wanted in enumerate(missing):
-            landing = Landing(number, wanted, self._place.tree / wanted.name, sha256=self._make)
+            landing = Landing(number, wanted, self._place.tree / wanted.name, sha256=self._make is not None)
             landing.digests.update(self._recovered.get(wanted.name, {}))
             yield landing
 
@@ -310,9 +330,9 @@ class _Work:
     def _finish(self, done: Staged) -> None:
         """Manifest, `staged.json`, one sync, and the name."""
         tree = self._place.tree
-        text = made(done.objects, tree, done.source) if self._make else self._plan.manifest
+        text = self._plan.manifest if self._make is None else self._make(done.objects, tree)
         if text is not None:
-            (tree / MANIFEST_NAME).write_bytes(text)
+            (tree / self._plan.beside).write_bytes(text)
         objects = {one.name: one for one in done.objects}
         write_staged(tree, StagedFile(done.source, stamp(), done.seconds, done.bytes_fetched, objects))
         self._place.publish()

@@ -39,6 +39,7 @@ _STALL_S: Final = (0.5, 30.0)
 _PAUSE_S: Final = (0.1, 3.0)
 #: A link slower than this is given up, one piece at a time: eight pieces at once then still carry 0.8 MB/s.
 _SLOWEST_BYTES_PER_S: Final = 100_000
+_TOO_SLOW: Final = f"it sends less than {_SLOWEST_BYTES_PER_S // 1000} kB a second"
 #: Bytes handed over at a time: hashed and written while they are still in a core's cache. Measured a GiB on two
 #: cores: 1.2 CPU s with parts of 256 KiB and 43 MiB resident, 1.5 s with 1 MiB, 1.6 s and 164 MiB with whole pieces.
 PART_BYTES: Final = 256 * 1024
@@ -160,19 +161,23 @@ class Store:
             PassingError: a fault that may pass; whatever was yielded before it is worth nothing.
             StageError: `stage-changed`, `stage-denied` or `stage-unreachable`.
         """
-        whole = found.bytes <= WHOLE_BYTES
+        whole, first, began = found.bytes <= WHOLE_BYTES, start, time.monotonic()
         try:
             result = self._open(found, start, stop)
             for part in (result.bytes(),) if whole else result.stream(min_chunk_size=PART_BYTES):
                 start += len(part)
                 yield memoryview(part)
+                took_s = time.monotonic() - began
+                if took_s > self.stall_s and start - first < took_s * _SLOWEST_BYTES_PER_S:
+                    raise PassingError(_TOO_SLOW)
         except FileNotFoundError:
             raise self._changed(found.name, "removed") from None
         except self._obstore.exceptions.PreconditionError:
             raise self._changed(found.name, "replaced") from None
         except (self._obstore.exceptions.BaseError, OSError) as error:
             self._judge(error, found.name)
-            raise PassingError(reason_of(error)) from None
+            late = time.monotonic() - began > 0.95 * self._longest_s
+            raise PassingError(_TOO_SLOW if late else reason_of(error)) from None
         if start != stop:
             raise PassingError("the connection ended early" if start < stop else "it sent more than was asked for")
 
@@ -186,8 +191,9 @@ class Store:
             options["range"] = (start, stop)
         result = self._obstore.get(self._client, found.name, options=options)
         meta = result.meta
-        # Some servers do not know If-Match, and answer with whatever is there now.
-        if found.etag is not None and meta["e_tag"] is not None and meta["e_tag"] != found.etag:
+        # Some servers do not know If-Match, and answer with whatever is there now; some list tags without their quotes.
+        tags = [tag.strip('"') for tag in (found.etag, meta["e_tag"]) if tag is not None]
+        if len(set(tags)) > 1:
             raise self._changed(found.name, "replaced")
         if int(meta["size"]) != found.bytes:
             raise self._changed(found.name, "replaced")
@@ -277,6 +283,11 @@ class Store:
         low, high = _STALL_S
         return min(high, max(low, self.patience_s * _STALL_SHARE))
 
+    @property
+    def _longest_s(self) -> float:
+        """Seconds that a request may take in all: a body that trickles is never silent, and ends by this."""
+        return self.stall_s + PIECE_BYTES / _SLOWEST_BYTES_PER_S
+
     def _connect(self, environ: Mapping[str, str]) -> Any:
         from obstore import store
 
@@ -288,7 +299,7 @@ class Store:
                 "allow_http": (endpoint or "").startswith("http://"),
                 "connect_timeout": silence,
                 "read_timeout": silence,
-                "timeout": timedelta(seconds=self.stall_s + PIECE_BYTES / _SLOWEST_BYTES_PER_S),
+                "timeout": timedelta(seconds=self._longest_s),
             },
             "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
         }

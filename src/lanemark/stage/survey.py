@@ -19,6 +19,7 @@ from typing import Final
 from lanemark.observe.shards import MAX_MANIFEST_BYTES
 from lanemark.records.errors import DataError, StageError
 from lanemark.records.shards import MANIFEST_NAME, ShardEntry
+from lanemark.stage.artifacts import ARTIFACTS_NAME, Pin, read_pins
 from lanemark.stage.manifests import enough, guess_tokens, narrowed, read_manifest
 from lanemark.stage.names import STAGED_NAME, check_names
 from lanemark.stage.objects import Found, Needed, Verification, Wanted
@@ -41,6 +42,7 @@ class Plan:
         manifest: the manifest to lie beside them, or None.
         dataset_digest: of the shards, where a manifest names them.
         ignored: objects at the source that are not wanted.
+        beside: what the manifest is called: of data `manifest.json`, of artifacts `artifacts.json`.
     """
 
     source: str
@@ -48,6 +50,7 @@ class Plan:
     manifest: bytes | None
     dataset_digest: str | None
     ignored: int
+    beside: str = MANIFEST_NAME
 
     @property
     def bytes_total(self) -> int:
@@ -67,24 +70,32 @@ class Plan:
         return hashlib.sha256(json.dumps([self.source, rows]).encode()).hexdigest()[:12]
 
 
-def survey(store: Store, *, manifest: Path | None, needed: Needed | None) -> tuple[Store, Plan]:
+def survey(
+    store: Store, *, manifest: Path | None, needed: Needed | None, artifacts: bool = False
+) -> tuple[Store, Plan]:
     """Look and decide. Returns the plan and the store to carry it from (another one where the place is one object).
+
+    With `artifacts`, the manifest is one of `lanemark.stage.artifacts`, and all that it pins is wanted.
 
     Raises:
         StageError: `stage-unreachable`, `stage-denied`, `stage-empty`, `stage-name-hostile`, `stage-short` or
             `stage-corrupt`.
-        DataError: `manifest-invalid`, or `data-missing` when the manifest names what the source does not hold.
+        DataError: `manifest-invalid` or `artifacts-invalid`, or `data-missing` when the manifest names what the source
+            does not hold.
     """
     listed = [] if store.place.kind == "http" else _listed(store)
-    text = _manifest_text(store, manifest, listed)
+    beside = ARTIFACTS_NAME if artifacts else MANIFEST_NAME
+    text = _manifest_text(store, manifest, listed, beside)
     single = text is None and not listed
     if single:
         store, found = _single(store)
         listed = [found]
     check_names((found.name for found in listed), store.place.name)
+    if text is not None and artifacts:
+        return store, _by_pins(store, text, listed)
     if text is not None:
         return store, _by_manifest(store, text, listed, needed, str(manifest) if manifest else None)
-    wanted = [_unvouched(store, found) for found in listed if found.name not in (STAGED_NAME, MANIFEST_NAME)]
+    wanted = [_unvouched(store, found) for found in listed if found.name not in (STAGED_NAME, beside)]
     if needed is not None:
         shards = [one for one in wanted if one.name.endswith(".bin") and "/" not in one.name]
         rows = [ShardEntry(one.name, one.bytes, "", guess_tokens(one.bytes)) for one in shards]
@@ -93,7 +104,7 @@ def survey(store: Store, *, manifest: Path | None, needed: Needed | None) -> tup
     if not wanted:
         raise _empty(store.place)
     ordered = tuple(sorted(wanted, key=lambda one: one.name))
-    return store, Plan(store.place.name, ordered, None, None, len(listed) - len(ordered))
+    return store, Plan(store.place.name, ordered, None, None, len(listed) - len(ordered), beside)
 
 
 def _listed(store: Store) -> list[Found]:
@@ -105,7 +116,7 @@ def _listed(store: Store) -> list[Found]:
     return [one for one in found if one.bytes or one.name not in folders]
 
 
-def _manifest_text(store: Store, manifest: Path | None, listed: list[Found]) -> bytes | None:
+def _manifest_text(store: Store, manifest: Path | None, listed: list[Found], name: str) -> bytes | None:
     if manifest is not None:
         try:
             with open(manifest, "rb") as file:
@@ -114,9 +125,9 @@ def _manifest_text(store: Store, manifest: Path | None, listed: list[Found]) -> 
             raise DataError(
                 "manifest-invalid", f"{manifest} cannot be read ({error.strerror})", "name a manifest that can be"
             ) from error
-    if store.place.kind != "http" and not any(found.name == MANIFEST_NAME for found in listed):
+    if store.place.kind != "http" and not any(found.name == name for found in listed):
         return None
-    return store.document(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    return store.document(name, MAX_MANIFEST_BYTES)
 
 
 def _single(store: Store) -> tuple[Store, Found]:
@@ -176,15 +187,26 @@ def _by_manifest(store: Store, text: bytes, listed: list[Found], needed: Needed 
     return Plan(store.place.name, tuple(wanted), text, kept.dataset_digest, ignored)
 
 
-def _matching(store: Store, there: dict[str, Found], entry: ShardEntry, where: str) -> Found:
-    """The object that a manifest's shard is; of a source that cannot be listed, what it has to be."""
+def _by_pins(store: Store, text: bytes, listed: list[Found]) -> Plan:
+    where = f"{store.place.name}/{ARTIFACTS_NAME}"
+    there = {found.name: found for found in listed}
+    wanted = []
+    for pin in sorted(read_pins(text, where).pins, key=lambda pin: pin.name):
+        found = _matching(store, there, pin, where)
+        wanted.append(Wanted(pin.name, pin.bytes, found.etag, found.version, sha256=pin.sha256))
+    ignored = sum(found.name not in {one.name for one in wanted} | {ARTIFACTS_NAME} for found in listed)
+    return Plan(store.place.name, tuple(wanted), text, None, ignored, ARTIFACTS_NAME)
+
+
+def _matching(store: Store, there: dict[str, Found], entry: ShardEntry | Pin, where: str) -> Found:
+    """The object that a manifest's entry is; of a source that cannot be listed, what it has to be."""
     if store.place.kind == "http":
         return Found(entry.name, entry.bytes, None, None)
     found = there.get(entry.name)
     if found is None:
         raise DataError(
             "data-missing",
-            f"{where} names the shard {entry.name}, which {store.place.name} does not hold",
+            f"{where} names {entry.name}, which {store.place.name} does not hold",
             "put it there, or name the prefix that holds it",
         )
     if found.bytes < entry.bytes:

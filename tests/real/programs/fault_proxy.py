@@ -18,7 +18,9 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["busy", "denied", "reset", "reset_body", "lost_reply", "stall", "stall_body", "flip"]
+Kind = Literal[
+    "busy", "denied", "expired", "reset", "reset_body", "short", "cut", "lost_reply", "stall", "stall_body", "drip", "flip",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,21 @@ class Fault:
     """What one request meets.
 
     Attributes:
-        kind: `busy` 503 · `denied` 403 · `reset` before any answer, the request not passed on · `reset_body` in the middle of the
-            answer · `lost_reply` passed on, done, and the answer lost · `stall` no answer · `stall_body` half an
-            answer and then silence · `flip` one bit of the answer's body is another.
+        kind: `busy` 503 · `denied` 403 · `expired` the answer of S3 to keys whose time is over · `reset` before any answer,
+            the request not passed on · `reset_body` in the middle of the answer · `short` half an answer and an orderly
+            end · `cut` half a body that claims to be all of it · `lost_reply` passed on, done, and the answer lost ·
+            `stall` no answer · `stall_body` half an answer and then silence · `drip` the body byte by byte, so that it
+            never falls silent and never ends · `flip` one bit of the answer's body is another.
         method, path: regular expressions that the request's must match.
         for_ever: whether it stays in the list.
+        after: requests that fit and are let through before it begins.
     """
 
     kind: Kind
     method: str = ".*"
     path: str = ".*"
     for_ever: bool = False
+    after: int = 0
 
 
 class FaultProxy:
@@ -46,6 +52,7 @@ class FaultProxy:
         self.upstream_port = upstream_port
         self.faults: list[Fault] = []
         self.seen: list[str] = []
+        self._spared: dict[Fault, int] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -88,6 +95,9 @@ class FaultProxy:
         with self._lock:
             for number, fault in enumerate(self.faults):
                 if re.fullmatch(fault.method, method) and re.search(fault.path, path):
+                    self._spared[fault] = self._spared.get(fault, 0) + 1
+                    if self._spared[fault] <= fault.after:
+                        continue
                     if not fault.for_ever:
                         del self.faults[number]
                     self.seen.append(f"{method} {path} {fault.kind}")
@@ -100,6 +110,8 @@ class FaultProxy:
             client.sendall(_refusal(503, "SlowDown"))
         elif kind == "denied":
             client.sendall(_refusal(403, "AccessDenied"))
+        elif kind == "expired":
+            client.sendall(_refusal(400, "ExpiredToken"))
         elif kind == "reset":
             _reset(client)
         elif kind == "stall":
@@ -113,10 +125,25 @@ class FaultProxy:
                 client.sendall(answer + content[:half])
                 self._over.wait(0.2 if kind == "reset_body" else None)
                 _reset(client)
+            elif kind == "short":
+                client.sendall(answer + content[:half])
+            elif kind == "cut":
+                client.sendall(
+                    re.sub(rb"(?im)^content-length:[^\r]*", b"Content-Length: %d" % half, answer) + content[:half]
+                )
+            elif kind == "drip":
+                client.sendall(answer)
+                self._drip(client, content)
             elif kind == "flip" and content:
                 client.sendall(answer + content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
             else:
                 client.sendall(answer + content)
+
+    def _drip(self, client: socket.socket, content: bytes) -> None:
+        for at in range(len(content)):
+            if self._over.wait(0.1):
+                return
+            client.sendall(content[at : at + 1])
 
     def _upstream(self, head: bytes, body: bytes) -> tuple[bytes, bytes]:
         """The upstream's answer, head and body; it closes the connection at the end."""

@@ -53,7 +53,6 @@ USAGE = {
         ["plan", "training", "--step", "9"],
     ],
     "preset-unknown": [["plan", "training", "--preset", "dense"], ["plan", "training", "--preset", ""]],
-    "lane-unavailable": [["plan", "promotion"], ["run", "promotion"]],
     "surface-unavailable": [["plan", "training", "--surface", "modal"]],
     "nproc-invalid": [["plan", "training", "--nproc", n] for n in ("0", "-1", "1.5", "two", "", " 2", "100000")],
     "mode-invalid": [["plan", "training", "--nproc", "2", "--mode", "single"]],

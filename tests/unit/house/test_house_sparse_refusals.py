@@ -31,7 +31,7 @@ def slug_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("value-invalid", ["--backends", ""]),
         ("value-invalid", ["--steps", "9"]),
         ("value-invalid", ["--mode", "ddp"]),
-        ("value-invalid", ["--data", "synthetic"]),
+        ("value-invalid", ["--data", "/shards"]),
         ("value-invalid", ["--repeats", "0"]),
         ("value-invalid", ["--time-indexer"]),
         ("nproc-invalid", ["--nproc", "2"]),

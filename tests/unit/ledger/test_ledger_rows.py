@@ -209,8 +209,8 @@ def made_up(count: int) -> list[IndexRow]:
 #: How a question with a limit goes about it when it does not find its rows among the newest: by the groups that may
 #: match; with those read in their order; and with one byte for all values, so that everything seems to match.
 WAYS = {
-    "groups": {"_WALKED": 1},
-    "order": {"_WALKED": 1, "_SCATTERED": 0},
+    "groups": {"_WALKED": 1, "_LOOKUP": 0},
+    "order": {"_WALKED": 1, "_LOOKUP": 10**9},
     "alike": {"_WALKED": 20, "_mark_of": lambda value: 7},
 }
 

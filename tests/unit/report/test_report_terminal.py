@@ -87,14 +87,17 @@ def test_a_listing_of_attempts() -> None:
             "run_id": "training-20261122T152233Z-7k3f9q2x",
             "state": "running",
             "preset": "dense-nano",
-            "since": "2026-11-22T15:22:33.190Z",
+            "age_s": 61.4,
+            "where": "window, step 4 of 8",
+            "last_polled_at": "2026-11-22T15:22:33.190Z",
             "reason": "2 ranks\nwere started",
         }
     ]
     assert table(rows, RUN_COLUMNS).split("\n")[1] == (
-        "training-20261122T152233Z-7k3f9q2x  running  dense-nano  2026-11-22 15:22:33  -       2 ranks\\nwere started"
+        "training-20261122T152233Z-7k3f9q2x  running  dense-nano  61 s  window, step 4 of 8  2026-11-22 15:22:33  -       "
+        "2 ranks\\nwere started"
     )
-    assert table([], RUN_COLUMNS).split() == ["run", "state", "preset", "since", "record", "reason"]
+    assert table([], RUN_COLUMNS).split() == ["run", "state", "preset", "age", "where", "looked", "record", "reason"]
 
 
 @given(st.text(), st.integers(2, 60))

@@ -25,8 +25,9 @@ _SHAPES: Final = 512
 def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # `fullgraph` makes whatever keeps the compiler from compiling an error, and not a slow success.
-    return torch.compile(flex_attention, fullgraph=True)
+    # `fullgraph` makes whatever keeps the compiler from compiling an error, and not a slow success. Shapes are compiled
+    # one by one: for sizes left open the C++ template makes code that g++ refuses (torch 2.13, on a CPU).
+    return torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
 def flex(q_BHSD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, indices_BSK: Tensor) -> tuple[Tensor, None]:

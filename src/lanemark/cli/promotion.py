@@ -1,0 +1,129 @@
+"""`lanemark promotion status|wave`: where candidates stand, what is owed, what expired; and one wave as a matrix."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lanemark.cli.parsing import advise, home, parser, print_json, terminal_width, unicode_output
+from lanemark.collect.waves import read_wave, wave_names
+from lanemark.judge.promotions import Standing, standings
+from lanemark.lanes.wave import contradicted, wave_row
+from lanemark.ledger.ledger import Ledger
+from lanemark.ledger.location import open_ledger
+from lanemark.records.encoding import decode
+from lanemark.records.errors import LanemarkError, LedgerError, UsageError
+
+_WHATS = ("status", "wave")
+
+
+def main(args: list[str]) -> int:
+    """Show standings or a wave. Exit 0; 1 where a wave's manifest is not what its records say."""
+    verb = parser("promotion", "Show where kernel paths stand: promoted, expired, and what is owed; or one wave.")
+    verb.add_argument("what", metavar="WHAT", help=f"{' or '.join(_WHATS)}")
+    verb.add_argument("name", nargs="?", default=None, metavar="WAVE", help="of `wave`: its name or manifest file")
+    verb.add_argument("--candidate", default=None, metavar="C", help="of `status`: only this candidate")
+    verb.add_argument("-o", "--output", default=None, metavar="FILE.html", help="of `wave`: write it as HTML as well")
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
+    asked = verb.parse_args(args)
+    if asked.what not in _WHATS:
+        raise UsageError(
+            "arguments-invalid", f"lanemark promotion shows no {asked.what[:40]!r}", f"use {' or '.join(_WHATS)}"
+        )
+    return _status(asked.candidate, as_json=asked.json) if asked.what == "status" else _wave(asked)
+
+
+def promotion_records(ledger: Ledger) -> list[tuple[str, dict[str, Any]]]:
+    """Every record of the lane that can be read; the others are told of."""
+    found = []
+    listing = ledger.list(lane="promotion")
+    for notice in listing.notices:
+        advise(f"lanemark: {notice}")
+    for row in listing.rows:
+        try:
+            found.append((row.id, decode(ledger.find(row.id).read_bytes())["predicate"]))
+        except (LanemarkError, OSError, ValueError, KeyError) as error:
+            advise(f"lanemark: {row.id[:19]} cannot be read ({error})")
+    return found
+
+
+def _status(candidate: str | None, *, as_json: bool) -> int:
+    found = [each for each in standings(promotion_records(open_ledger(home()))) if candidate in (None, each.candidate)]
+    if as_json:
+        print_json({"standings": [each.to_json() for each in found]})
+        return 0
+    if not found:
+        print("no record of the promotion lane; `lanemark run promotion` makes some")
+        return 0
+    print("\n\n".join(_told(each) for each in found))
+    return 0
+
+
+def _told(each: Standing) -> str:
+    """One scope in a few lines: status first, then what is owed or what expired."""
+    scope = f"{each.surface}, {each.arch}, {each.dtype}, {each.direction}"
+    lines = [f"{each.candidate} ({each.mode.replace('_', ' ')}; {scope}): {each.status}"]
+    if each.promotion_id is not None:
+        lines.append(f"  promoted   {(each.promoted_at or '')[:19]} on {each.promotion_id[7:19]}: {each.because}")
+    if each.expired:
+        lines.append(f"  expired    {', '.join(each.expired)}")
+    if each.evidence_id is not None:
+        lines.append(
+            f"  evidence   {(each.evidence_at or '')[:19]} {each.evidence_id[7:19]}, {each.cases} cases: {each.state}"
+        )
+    if each.ready:
+        lines.append(f"  owed       nothing: `lanemark promote {(each.evidence_id or '')[7:19]} --because …`")
+    lines += [f"  {'owed' if not place else '':<9}  {what}" for place, what in enumerate(each.owed)]
+    return "\n".join(lines)
+
+
+def _wave(asked: Any) -> int:
+    place = home()
+    if asked.name is None:
+        names = wave_names(place.waves)
+        if not names:
+            raise LedgerError("wave-missing", "there is no wave yet", "make one with `lanemark run promotion`")
+        asked.name = names[-1]
+    manifest, kept = read_wave(place.waves, asked.name)
+    ledger = open_ledger(place)
+    rows = {}
+    for row in manifest["records"]:
+        try:
+            rows[row["record_id"]] = wave_row(row["record_id"], ledger.get(row["record_id"]).doc["predicate"])
+        except LanemarkError as error:
+            advise(f"lanemark: {error}")
+    wrong = contradicted(manifest, rows)
+    if asked.output is not None:
+        _write_page(manifest, kept.digest, wrong, asked.output)
+    if asked.json:
+        print_json({"digest": kept.digest, "path": str(kept.path), "contradicted": list(wrong), "manifest": manifest})
+    else:
+        print(shown_wave(manifest, kept.digest))
+        for line in wrong:
+            advise(f"lanemark: {line}")
+    return 1 if wrong else 0
+
+
+def shown_wave(manifest: dict[str, Any], digest: str) -> str:
+    """The wave's matrix as terminal text."""
+    from lanemark.report.wave import render_wave, wave_view
+
+    width = max(60, min(110, terminal_width() or 100))
+    return render_wave(wave_view(manifest, digest), width=width, unicode=unicode_output())
+
+
+def _write_page(manifest: dict[str, Any], digest: str, wrong: tuple[str, ...], output: str) -> None:
+    from lanemark.report.wave import wave_view
+    from lanemark.report.wave_page import render_wave_html
+
+    target = Path(output)
+    try:
+        temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}")
+        temporary.write_text(render_wave_html(wave_view(manifest, digest, wrong)), encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise LedgerError(
+            "output-unwritable", f"the page {str(target)!r} cannot be written ({error.strerror})",
+            "name a file that can be",
+        ) from None  # fmt: skip

@@ -1,0 +1,95 @@
+"""`lanemark run promotion`: one attempt after another, each with its own gates and record, then the wave's manifest.
+
+A wave goes on when a candidate is rejected or a run fails: each record says how its own run ended, and the manifest has
+all of them. It ends early only when it is told to.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lanemark.cli.artifacts import resolve_artifacts
+from lanemark.cli.asked_promotion import AskedWave, understand_wave
+from lanemark.cli.parsing import advise, home, print_json
+from lanemark.collect.conduct import Conducted
+from lanemark.collect.waves import WaveFile, check_new, write_wave
+from lanemark.lanes.wave import manifest_document, wave_row
+from lanemark.ledger.location import open_ledger
+from lanemark.observe.clock import stamp
+from lanemark.records.encoding import decode
+
+
+def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> int:
+    """Run every case of the wave. Exit 0 when no candidate was rejected and nothing failed, else 1."""
+    from lanemark.cli.run import prepare_run, run
+
+    wave = understand_wave(options)
+    place = home()
+    open_ledger(place)
+    check_new(place.waves, wave.name)
+    for line in left_out_lines(wave):
+        advise(f"lanemark: {line}")
+    artifacts = resolve_artifacts(options.artifacts, place)
+    done: list[Conducted] = []
+    for number, asked in enumerate(wave.asked, 1):
+        question = asked.case.promotion
+        assert question is not None
+        advise(f"lanemark: wave {wave.name}, {number} of {len(wave.asked)}: {question.candidate}")
+        decided = prepare_run(asked, place, words)
+        done.append(run(decided, place, argv=argv, artifacts=artifacts, wave=wave.name))
+        if done[-1].manifest.state.value == "cancelled":
+            break
+    rows = [wave_row(each.record.id, decode(each.record.data)["predicate"]) for each in done]
+    manifest = manifest_document(
+        wave.name, wave.preset, rows, created_at=stamp(), whole=len(done) == len(wave.asked),
+        left_out=[vars(each) for each in wave.left_out],
+    )  # fmt: skip
+    kept = write_wave(place.waves, wave.name, manifest)
+    report(wave, done, rows, manifest, kept, as_json=options.json)
+    bad = any(row["state"] in ("rejected", "blocked") or row["outcome"] != "ok" for row in rows)
+    weak = any(row["reason"].startswith("no_power") for row in rows)
+    return 1 if bad or weak or not manifest["whole"] else 0
+
+
+def left_out_lines(wave: AskedWave) -> list[str]:
+    """What the wave does not ask, grouped by reason: one line each."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for each in wave.left_out:
+        what = each.case or (f"{each.dtype} {each.direction}".strip() or "everything")
+        grouped.setdefault((each.candidate, each.reason), []).append(what)
+    return [
+        f"left out of {name}: {', '.join(dict.fromkeys(what))} ({reason})" for (name, reason), what in grouped.items()
+    ]
+
+
+def report(
+    wave: AskedWave, done: list[Conducted], rows: list[dict[str, Any]], manifest: dict[str, Any], kept: WaveFile,
+    *, as_json: bool,
+) -> None:  # fmt: skip
+    """The wave on the screen: its matrix, or one JSON document. One record alone is also told as any run is."""
+    for each in done:
+        if each.notice is not None:
+            advise(f"lanemark: {each.notice}")
+    runs = [
+        {
+            "run_id": row["run_id"], "record_id": row["record_id"], "record_path": str(each.record_path),
+            "state": row["outcome"], "receipt": row["receipt"], "promotion_state": row["state"],
+            "reason": row["reason"],
+            "promotion_ready": row["ready"], "appended": each.manifest.appended,
+        }
+        for row, each in zip(rows, done, strict=True)
+    ]  # fmt: skip
+    if as_json:
+        alone = runs[0] if len(runs) == 1 else {}
+        doc = {
+            "name": wave.name,
+            "manifest": str(kept.path),
+            "manifest_digest": kept.digest,
+            "whole": manifest["whole"],
+        }
+        print_json({**alone, "wave": doc, "runs": runs})
+        return
+    from lanemark.cli.promotion import shown_wave
+
+    print(shown_wave(manifest, kept.digest))
