@@ -140,3 +140,33 @@ def test_a_run_through_the_mount_and_a_staged_one_are_told_apart(
     assert main(["compare", through, copied]) == 3
     said = capsys.readouterr()
     assert "data.path_class" in said.out + said.err
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_run_over_packed_rows_of_parquet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="real ranks need torch")
+    pytest.importorskip("pyarrow", reason="packed rows are read with pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setenv("LANEMARK_HOME", str(tmp_path / "home"))
+    (tmp_path / "rows").mkdir()
+    for number in range(2):
+        drawn = random.Random(number)
+        rows = [drawn.choices(range(LARGEST), k=33) for _ in range(300)]
+        table = pa.table({"input_ids": pa.array(rows, pa.list_(pa.int32()))})
+        pq.write_table(table, tmp_path / "rows" / f"part-{number}.parquet", row_group_size=64)
+    assert main(["run", "training", *RUN, "--data", str(tmp_path / "rows")]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert main(["verify", done["record_id"]]) == 0
+    data = json.loads(Path(done["record_path"]).read_bytes())["predicate"]["data"]
+    assert [(shard["name"], shard["tokens"]) for shard in data["shards"]] == [
+        ("part-0.parquet", 9_900), ("part-1.parquet", 9_900),
+    ]  # fmt: skip
+    assert value(data["windows"])["sequences"] == 600
+    assert value(data["windows"])["as_expected"]
+    assert value(data["path_class"]) in ("local_disk", "page_cache", "ram")
+    assert {entry["name"] for entry in data["paths"]} == {"part-0.parquet", "part-1.parquet"}

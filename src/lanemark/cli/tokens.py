@@ -11,7 +11,8 @@ from lanemark.cli.asked import Asked
 from lanemark.cli.progress import Bar
 from lanemark.cli.stage import Watcher
 from lanemark.lanes.presets import Preset
-from lanemark.observe.shards import ShardSet, dataset_digest, open_shards, verify_digests
+from lanemark.observe.packed import open_tokens
+from lanemark.observe.shards import ShardSet, dataset_digest, verify_digests
 from lanemark.records.attempt import Home
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.errors import GateRefused, StageError
@@ -140,7 +141,7 @@ def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
         _build_default(directory)
     if asked.data is None and not build and not directory.exists():
         return Tokens(directory, case.data, {})
-    shards = open_shards(directory)
+    shards = open_tokens(directory)
     assert recipe is not None  # a lane without a model reads no shards
     _check(shards, case, recipe)
     total = sum(shard.bytes for shard in (*shards.shards, *shards.held_out))

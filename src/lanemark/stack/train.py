@@ -147,7 +147,7 @@ def open_loader(session: RankSession, vocab: int) -> tuple[Loader, HotPath]:
     Which of the two it is follows from the case; a case of shards without a data directory is refused, never replaced.
     """
     from lanemark.observe.hot_path import HotPath
-    from lanemark.observe.shards import open_shards
+    from lanemark.observe.packed import PackedSet, open_tokens
     from lanemark.records.errors import DataError
     from lanemark.stack.loader import ShardLoader, SyntheticLoader
 
@@ -159,13 +159,17 @@ def open_loader(session: RankSession, vocab: int) -> tuple[Loader, HotPath]:
         raise DataError(
             "data-missing", "the case asks for shards and no data directory was given", "name it with --data"
         )
-    shards = open_shards(session.data_dir)
+    shards = open_tokens(session.data_dir)
     watch = HotPath([shard.path for shard in shards.shards], scratch=session.paths.root)
-    loader = ShardLoader(
-        shards, vocab=vocab, sequence=case.sequence, micro_batch=case.micro_batch, grad_accum=case.grad_accum,
-        rank=session.rank, world_size=session.world_size, seed=case.seed,
-    )  # fmt: skip
-    return loader, watch
+    asked = {
+        "vocab": vocab, "sequence": case.sequence, "micro_batch": case.micro_batch, "grad_accum": case.grad_accum,
+        "rank": session.rank, "world_size": session.world_size, "seed": case.seed,
+    }  # fmt: skip
+    if isinstance(shards, PackedSet):
+        from lanemark.stack.packed import PackedLoader
+
+        return PackedLoader(shards, **asked), watch
+    return ShardLoader(shards, **asked), watch
 
 
 @dataclass
