@@ -214,6 +214,14 @@ FIGURES: Final = (
         meaning="tokens per processor second of the loader, over a bare memory map that is told the same windows",
     ),
     Figure(
+        name="modal.preflight_s",
+        module="modal",
+        sense="<=",
+        limit=5,
+        unit="s",
+        meaning="until a run on Modal that cannot start is refused with what to do",
+    ),
+    Figure(
         name="promotion.broken_rejected",
         module="promotion",
         sense=">=",

@@ -18,6 +18,7 @@ from lanemark.collect.collecting import handle_of
 from lanemark.collect.handing_over import Handover
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import load, save
+from lanemark.collect.modal_launch import launching_surface
 from lanemark.collect.preparing import prepare
 from lanemark.collect.starting import Start
 from lanemark.launch.detached import DetachedSurface, Handle, Status, Submission
@@ -25,12 +26,15 @@ from lanemark.launch.fake import FakeSurface
 from lanemark.launch.fake_detached import FakeDetached
 from lanemark.launch.local import LocalSurface
 from lanemark.launch.local_detached import LocalDetached
+from lanemark.launch.modal import ModalSurface
+from lanemark.launch.modal_request import Rental
 from lanemark.launch.surface import Placement
 from lanemark.measure.durable import replace_file
 from lanemark.records.attempt import Home, State
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.encoding import encode
 from lanemark.records.errors import SurfaceError
+from modal_plane import IMAGE, shared_plane
 
 CASE = Case(
     lane="training", preset="dense-nano", nproc=1, mode="single", compile="eager", dtype="fp32", steps=4, warmup=1,
@@ -118,7 +122,32 @@ def local(tmp_path: Path) -> Place:
     return LocalPlace(LocalDetached(), Home(tmp_path / "home"), lambda handle, behaviour: None)
 
 
-PLACES: Mapping[str, Callable[[Path], Place]] = {"fake": fake, "local": local}
+class ModalPlace(Place):
+    """Runs on the loopback Modal, each in a real container. What a run does, its own command says."""
+
+    behaviour = "stays"
+
+    def submission(self) -> Submission:
+        does = {"stays": "sleep 60", "finishes": 'echo "{}" > "$LANEMARK_RANK_DIR/end.json"'}[self.behaviour]
+        case = replace(CASE, surface="modal", command=("sh", "-c", does))
+        attempt = prepare(self.home, case, argv=["lanemark", "run"], placement={"cwd": os.getcwd()}, data={})
+        lock = AttemptLock(attempt.paths.lock)
+        assert lock.take()
+        placement = Placement(self.home)
+        assert isinstance(self.surface, ModalSurface)
+        return Submission(attempt.paths, case, self.surface.request(case, placement), placement, lock.fileno())
+
+    def begin(self, behaviour: str) -> tuple[Submission, Handle]:
+        self.behaviour = behaviour
+        return super().begin(behaviour)
+
+
+def modal(tmp_path: Path) -> Place:
+    shared_plane()
+    return ModalPlace(launching_surface(Rental(image=IMAGE)), Home(tmp_path / "home"), lambda handle, behaviour: None)
+
+
+PLACES: Mapping[str, Callable[[Path], Place]] = {"fake": fake, "local": local, "modal": modal}
 
 
 @pytest.fixture(params=PLACES)

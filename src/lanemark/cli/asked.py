@@ -13,11 +13,13 @@ from lanemark.cli.parsing import Parser
 from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.lanes.training import check_window
 from lanemark.launch.environment import CacheLayout
+from lanemark.launch.modal_request import Rental
 from lanemark.records.case import LANES, PATH_CLASSES, Case, DataAsked, parse_gpu
 from lanemark.records.errors import UsageError
 
 #: One node of the field's boxes has 8 GPUs; on a CPU more ranks than this only measure the scheduler.
 MAX_NPROC = 64
+SURFACES = ("local", "modal")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -50,14 +52,18 @@ def add_arguments(parser: Parser) -> None:
         "--prewarm", default="auto", metavar="W",
         help="compile one block on each rank before the ranks share the model: auto (default) or off",
     )  # fmt: skip
+    from lanemark.cli.asked_script import add_arguments as add_script_arguments
     from lanemark.cli.asked_sparse import add_arguments as add_sparse_arguments
 
     add_sparse_arguments(parser)
+    add_script_arguments(parser)
     from lanemark.cli.asked_promotion import add_arguments as add_promotion_arguments
 
     add_promotion_arguments(parser)
+    from lanemark.cli.asked_modal import add_arguments as add_modal_arguments
+
     place = parser.add_argument_group("where")
-    place.add_argument("--surface", default="local", metavar="S", help="local (modal comes with a later version)")
+    place.add_argument("--surface", default="local", metavar="S", help="local (default) or modal")
     place.add_argument(
         "--data", default=None, metavar="PATH|URL",
         help="directory of llm.c token shards, s3://, gs://, az:// or https:// of some, which are staged first, or "
@@ -83,6 +89,7 @@ def add_arguments(parser: Parser) -> None:
         "--cache-from", action="append", default=[], metavar="SOURCE",
         help="seed the compile cache: a .tar.zst (path or URL), a directory, or a URL ending in /; may be repeated",
     )  # fmt: skip
+    add_modal_arguments(parser)
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--collective-timeout", default="600", metavar="S", help="a rank may wait S s in a collective, once compiled"
@@ -141,6 +148,7 @@ class Asked:
         cache_layout: whether ranks share the compile cache: where the case runs, and no part of it.
         cache_from: layers of the seed, in order, as they were given.
         cache_to: where the compile cache is to be captured afterwards, or None.
+        rental: what is to be rented from Modal; None where the run stays here.
     """
 
     case: Case
@@ -151,18 +159,28 @@ class Asked:
     cache_layout: CacheLayout = "shared"
     cache_from: tuple[str, ...] = ()
     cache_to: str | None = None
+    rental: Rental | None = None
 
 
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
-    if args.surface != "local":
+    if args.surface not in SURFACES:
         raise UsageError(
             "surface-unavailable",
             f"the surface {args.surface[:40]!r} is not available in this version",
-            "use --surface local",
+            f"use one of {', '.join(SURFACES)}",
         )
-    from lanemark.cli import asked_promotion, asked_sparse
+    from lanemark.cli import asked_modal, asked_promotion, asked_script, asked_sparse
+
+    if getattr(args, "command", ()):
+        if lane != "training":
+            raise UsageError(
+                "value-invalid", f"a command of your own is measured in the training lane, not in the {lane} lane",
+                "use `lanemark run training -- COMMAND`",
+            )  # fmt: skip
+        asked_modal.refuse_on_other_surfaces(args)
+        return asked_script.understand(args)
 
     if lane == "promotion":
         raise UsageError(
@@ -170,7 +188,23 @@ def understand(args: argparse.Namespace) -> Asked:
             "use `lanemark run promotion` or `lanemark plan promotion`",
         )  # fmt: skip
     refuse_arguments(args, lane, asked_promotion.PROMOTION_ONLY)
-    return asked_sparse.understand(args) if lane == "sparse" else _training(args)
+    rental = asked_modal.rental(args)
+    asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
+    return asked_modal.rented(asked, rental)
+
+
+def parsed(parser: Parser, words: list[str]) -> argparse.Namespace:
+    """The arguments before `--`, parsed, with what stands behind it as `command`: a tuple, empty for none.
+
+    Raises:
+        UsageError: the arguments do not parse, or nothing stands behind `--`.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    options.command = tuple(words[end + 1 :])
+    if end < len(words) and not options.command:
+        raise UsageError("arguments-invalid", "nothing stands behind `--`", "name the command, or leave `--` out")
+    return options
 
 
 def refuse_arguments(args: argparse.Namespace, lane: str, unused: dict[str, Any]) -> None:
@@ -189,7 +223,9 @@ def cache_layout(args: argparse.Namespace) -> CacheLayout:
 
 def _training(args: argparse.Namespace) -> Asked:
     """The training lane's case."""
-    refuse_arguments(args, "training", {"backends": None, "repeats": None, "time_indexer": False})
+    refuse_arguments(
+        args, "training", {"backends": None, "repeats": None, "time_indexer": False, "tokens_per_step": None}
+    )
     recipe = preset("dense-nano" if args.preset is None else args.preset)
     nproc = whole(args.nproc, "--nproc", 1, MAX_NPROC, slug="nproc-invalid")
     reasons: dict[str, str] = {}
@@ -239,7 +275,7 @@ def _training(args: argparse.Namespace) -> Asked:
         grad_accum=whole(args.grad_accum, "--grad-accum", 1, 4096),
         seed=whole(args.seed, "--seed", 0, 2**31 - 1),
         data=_tokens(args),
-        surface="local",
+        surface=args.surface,
         gpu=str(gpu),
         cache_policy=one_of(policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
         stall_s=seconds(args.stall_timeout, "--stall-timeout"),

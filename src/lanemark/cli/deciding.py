@@ -74,7 +74,7 @@ def decide(asked: Asked, home: Home, *, build: bool) -> Decided:
         reasons["dtype"] = "a GPU is here or was asked for" if on_gpu else "no GPU is here and none was asked for"
     tokens = resolve(asked, home, build=build)
     case = replace(case, data=tokens.asked)
-    if asked.data is None:
+    if asked.data is None and case.script is None:
         reasons["data"] = f"the default corpus, {tokens.directory}"
     cache = cache_place(home, cold=case.cache_policy == "cold") if case.compile != "eager" else None
     if cache is not None and asked.cache_layout == "per_rank":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,6 +70,16 @@ def training_stack() -> None:
             "torch-missing",
             "the reference stack needs torch, which this interpreter does not have",
             "run `make setup`, or `python -m pip install torch` into the environment Lanemark runs in",
+        )
+
+
+def command_exists(program: str) -> None:
+    """A command must be there to be started. Raises GateRefused `command-missing`."""
+    if shutil.which(program) is None:
+        raise GateRefused(
+            "command-missing",
+            f"the command {program[:200]!r} is not on PATH, or may not be executed",
+            "give its path, or activate the environment that it is installed in",
         )
 
 

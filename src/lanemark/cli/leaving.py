@@ -13,19 +13,37 @@ from lanemark.cli.places import place_named
 from lanemark.collect.handing_over import Handover, hand_over
 from lanemark.collect.manifest import Manifest
 from lanemark.collect.preparing import prepare
-from lanemark.launch.local import LocalSurface
+from lanemark.launch.command import local_surface
+from lanemark.launch.detached import DetachedSurface
+from lanemark.launch.modal import ModalSurface
 from lanemark.launch.surface import LaunchRequest, Placement
 from lanemark.records.attempt import Home
 from lanemark.records.case import Case
 
 #: Surface → the pure request of a launch there.
 _REQUESTS: dict[str, Callable[[Case, Placement], LaunchRequest]] = {
-    "local": lambda case, placement: LocalSurface().request(case, placement)
+    "local": lambda case, placement: local_surface(case).request(case, placement)
 }
 
 
-def leave(decided: Decided, home: Home, *, argv: list[str], artifacts: Mapping[str, Any] | None = None) -> Manifest:
+def leave(
+    decided: Decided,
+    home: Home,
+    *,
+    argv: list[str],
+    artifacts: Mapping[str, Any] | None = None,
+    renting: ModalSurface | None = None,
+    prepared: Callable[[str], None] = lambda _: None,
+) -> Manifest:
     """Prepare an attempt and leave it with its surface. Returns as soon as it is handed over.
+
+    Args:
+        decided: the case and its placement.
+        home: where attempts lie.
+        argv: the client's command line.
+        artifacts: what is pinned of the image's wheels and other artifacts.
+        renting: the surface that knows what to rent; None for a run on this host.
+        prepared: told the run id before anything that cannot be undone.
 
     Raises:
         GateRefused: the attempt cannot be prepared.
@@ -33,8 +51,8 @@ def leave(decided: Decided, home: Home, *, argv: list[str], artifacts: Mapping[s
         SurfaceError: whether it was launched is not known yet; `lanemark collect` will.
     """
     case, placement = decided.case, decided.placement
-    surface = place_named(case.surface)
-    request = _REQUESTS[case.surface](case, placement)
+    surface: DetachedSurface = place_named(case.surface) if renting is None else renting
+    request = _REQUESTS[case.surface](case, placement) if renting is None else renting.request(case, placement)
     kept = {"cwd": os.getcwd()}
     if placement.data_dir is not None:
         kept["data_dir"] = str(placement.data_dir)
@@ -42,6 +60,7 @@ def leave(decided: Decided, home: Home, *, argv: list[str], artifacts: Mapping[s
         kept["cache_dir"] = str(placement.cache_dir)
     data = with_artifacts(decided.tokens.doc, artifacts or {})
     attempt = prepare(home, case, argv=argv, placement=kept, data=data, hold=True)
+    prepared(attempt.paths.run_id)
     advise(f"lanemark: {attempt.paths.run_id}: prepared")
     handover = Handover(attempt.manifest, placement, decided.start, decided.capture_to)
     return hand_over(home, attempt, surface, request, handover)

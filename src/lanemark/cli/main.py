@@ -17,6 +17,7 @@ from lanemark.records.errors import LanemarkError, UsageError
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run", "run a benchmark and leave one sealed record"),
     "plan": ("plan", "print what `run` would launch, as JSON; launch nothing"),
+    "wave": ("modal_wave", "plan, launch and sum up many isolated runs on Modal, under a cap on dollars"),
     "runs": ("runs", "list attempts and their states"),
     "collect": ("collect", "bring detached runs home; seal attempts whose supervisor was lost"),
     "cancel": ("cancel", "end runs and seal their records"),

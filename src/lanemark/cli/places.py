@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from lanemark.launch.detached import DetachedSurface
 from lanemark.launch.local_detached import LocalDetached
+from lanemark.launch.modal import ModalSurface
 from lanemark.records.errors import UsageError
 
 #: Surface → what makes it.
-PLACES: Final = {"local": LocalDetached}
+PLACES: Final[dict[str, Callable[[], DetachedSurface]]] = {"local": LocalDetached, "modal": ModalSurface}
 
 
 def place_named(name: str) -> DetachedSurface:

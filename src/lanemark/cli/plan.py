@@ -9,12 +9,13 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from lanemark.cli.asked import add_arguments, understand
+from lanemark.cli.asked import add_arguments, parsed, understand
 from lanemark.cli.deciding import decide
 from lanemark.cli.parsing import home, parser, print_json
+from lanemark.cli.renting import plan_rented
 from lanemark.lanes.presets import Preset
 from lanemark.lanes.prewarm import prewarm_plan
-from lanemark.launch.local import LocalSurface
+from lanemark.launch.command import local_surface
 from lanemark.records.case import Case
 from lanemark.records.observation import absent, observed, unavailable
 
@@ -27,16 +28,20 @@ def main(args: list[str]) -> int:
     verb = parser("plan", "Print what `run` would launch, as JSON; launch nothing.")
     add_arguments(verb)
     verb.add_argument("--json", action="store_true", help="accepted for symmetry: a plan is always JSON")
-    options = verb.parse_args(args)
+    options = parsed(verb, args)
     if options.lane == "promotion":
         print_json(wave_plan(options))
         return 0
     asked = understand(options)
     place = home()
+    if asked.rental is not None:
+        print_json(plan_rented(asked, place))
+        return 0
     decided = decide(asked, place, build=False)
-    request = LocalSurface().request(decided.case, decided.placement)
+    request = local_surface(decided.case).request(decided.case, decided.placement)
     on_gpu = decided.case.gpu != "cpu" and decided.devices["device_class"].status == "observed"
     prewarm = prewarm_plan(decided.case, cuda=on_gpu)
+    ours = decided.case.takes_steps and decided.case.script is None
     print_json(
         {
             "case": decided.case.to_json(),
@@ -49,7 +54,7 @@ def main(args: list[str]) -> int:
                 "layers": [{"source": source.shown, "kind": source.kind} for source in decided.sources],
                 **({} if decided.capture_to is None else {"capture_to": str(decided.capture_to)}),
             },
-            **({"prewarm": {"planned": prewarm.do, "reason": prewarm.reason}} if decided.case.takes_steps else {}),
+            **({"prewarm": {"planned": prewarm.do, "reason": prewarm.reason}} if ours else {}),
             **({} if asked.preset is None else {"model": model_facts(asked.preset, decided.case.sequence)}),
             "request": request.to_json(),
         }
@@ -66,7 +71,7 @@ def wave_plan(options: argparse.Namespace) -> dict[str, Any]:
     cases = []
     for asked in wave.asked:
         decided = decide(asked, place, build=False)
-        request = LocalSurface().request(decided.case, decided.placement)
+        request = local_surface(decided.case).request(decided.case, decided.placement)
         cases.append({
             "case": decided.case.to_json(), "plan_digest": decided.case.digest, "reasons": decided.reasons,
             "request": request.to_json(),
@@ -80,6 +85,8 @@ def steps_facts(case: Case) -> dict[str, int]:
     """What follows from the steps of a case that takes any."""
     if not case.takes_steps:
         return {}
+    if case.script is not None:
+        return {"measured_steps": case.measured_steps}
     return {"tokens_per_step": case.tokens_per_step, "measured_steps": case.measured_steps}
 
 

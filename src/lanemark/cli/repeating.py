@@ -20,7 +20,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from lanemark.cli.asked import understand, whole
+from lanemark.cli.asked import parsed, understand, whole
 from lanemark.cli.parsing import Parser, advise, home, print_json, terminal_width
 from lanemark.collect.signals import StopSignals
 from lanemark.records.case import Case
@@ -41,11 +41,12 @@ QUESTIONS: Final = {
 }
 #: Fields that make two cases two questions: a comparison of their records would refuse.
 APART: Final = (
-    "lane", "preset", "surface", "nproc", "gpu", "warmup", "sequence", "data", "command", "sparse", "promotion",
+    "lane", "preset", "surface", "nproc", "gpu", "warmup", "sequence", "data", "command", "script", "sparse",
+    "promotion",
 )  # fmt: skip
 #: The flag of a case's field, where it is not the field's own name. None: there is none.
 _FLAGS: Final[dict[str, str | None]] = {
-    "lane": None, "command": None, "data": None, "sparse": None, "promotion": None,
+    "lane": None, "command": None, "script": None, "data": None, "sparse": None, "promotion": None,
     "stall_s": "--stall-timeout", "wall_s": "--wall-limit",
     "collective_timeout_s": "--collective-timeout",
 }  # fmt: skip
@@ -182,7 +183,7 @@ def _invalid(what: str) -> UsageError:
 
 
 def _case(parser: Parser, words: list[str]) -> Case:
-    return understand(parser.parse_args(words[: words.index("--")] if "--" in words else words)).case
+    return understand(parsed(parser, words)).case
 
 
 def _run(words: list[str], stop: StopSignals) -> tuple[int, dict[str, Any] | None]:

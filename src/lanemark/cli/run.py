@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -10,9 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lanemark.cli.artifacts import add_artifacts, resolve_artifacts, with_artifacts
-from lanemark.cli.asked import Asked, add_arguments, understand
+from lanemark.cli.asked import Asked, add_arguments, parsed, understand
 from lanemark.cli.deciding import Decided, decide
-from lanemark.cli.gates import compiler, devices, disk_room, home_writable, training_stack
+from lanemark.cli.gates import command_exists, compiler, devices, disk_room, home_writable, training_stack
 from lanemark.cli.parsing import advise, home, parser, print_json
 from lanemark.cli.progress import Bar
 from lanemark.cli.repeating import add_repeating, is_asked, joined, repeat
@@ -21,7 +22,7 @@ from lanemark.collect.conduct import Conducted, conduct
 from lanemark.collect.preparing import Attempt, prepare
 from lanemark.collect.retrying import with_one_retry
 from lanemark.collect.signals import StopSignals
-from lanemark.launch.local import LocalSurface
+from lanemark.launch.command import local_surface
 from lanemark.launch.supervise import Tick
 from lanemark.ledger.location import open_ledger
 from lanemark.observe.packages import cxx_facts
@@ -44,8 +45,7 @@ def main(args: list[str]) -> int:
         "--detach", action="store_true", help="check all, launch, and leave; `lanemark collect` has the record"
     )
     verb.add_argument("--json", action="store_true", help="print run id, record id, path and state as JSON")
-    words = _split_command(args)
-    options = verb.parse_args(joined(words))
+    options = parsed(verb, joined(args))
     if options.lane == "promotion" and is_asked(options):
         raise UsageError(
             "value-invalid", "the promotion lane repeats its calls itself and has nothing that could be compared",
@@ -60,11 +60,19 @@ def main(args: list[str]) -> int:
     if options.lane == "promotion":
         from lanemark.cli.wave import run_wave
 
-        return run_wave(options, words, ["lanemark", "run", *args])
+        return run_wave(options, args, ["lanemark", "run", *args])
     asked = understand(options)
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
-    decided = prepare_run(asked, place, words)
+    if asked.rental is not None:
+        from lanemark.cli.leaving import report
+        from lanemark.cli.renting import rent, wait_for
+
+        manifest = rent(asked, place, argv=["lanemark", "run", *args])
+        if options.detach:
+            return report(manifest, place, as_json=options.json)
+        return _report(wait_for(place, manifest.run_id), as_json=options.json)
+    decided = prepare_run(asked, place, args)
     artifacts, argv = resolve_artifacts(options.artifacts, place), ["lanemark", "run", *args]
     if options.detach:
         from lanemark.cli.leaving import leave, report
@@ -72,18 +80,6 @@ def main(args: list[str]) -> int:
         return report(leave(decided, place, argv=argv, artifacts=artifacts), place, as_json=options.json)
     done = run(decided, place, argv=argv, artifacts=artifacts)
     return _report(done, as_json=options.json)
-
-
-def _split_command(args: list[str]) -> list[str]:
-    """The arguments before `--`. A user's own command after it is refused until a version can run one."""
-    if "--" not in args:
-        return args
-    if args[args.index("--") + 1 :]:
-        raise UsageError(
-            "value-invalid", "a command of your own after `--` is not available in this version",
-            "leave it out to run the reference stack",
-        )  # fmt: skip
-    return args[: args.index("--")]
 
 
 def prepare_run(asked: Asked, place: Home, words: list[str]) -> Decided:
@@ -94,12 +90,16 @@ def prepare_run(asked: Asked, place: Home, words: list[str]) -> Decided:
         DataError: the data cannot be used.
     """
     home_writable(place)
-    training_stack()
+    if asked.case.script is None:
+        training_stack()
+    else:
+        command_exists(asked.case.command[0])
     disk_room(place)
     decided = decide(asked, place, build=True)
     gpu = decided.devices
     devices(decided.case, gpu["device_class"], gpu["device_count"])
-    compiler(decided.case, cxx_facts().to_json(), on_gpu=gpu["device_class"].status == "observed")
+    if asked.case.script is None:
+        compiler(decided.case, cxx_facts().to_json(), on_gpu=gpu["device_class"].status == "observed")
     return warm_up_cache(decided, words)
 
 
@@ -135,7 +135,7 @@ def run(
             watcher = Watcher(attempt)
             try:
                 return conduct(
-                    place, attempt, LocalSurface(), placement, environ=os.environ, on_tick=watcher.tick,
+                    place, attempt, local_surface(case), placement, environ=os.environ, on_tick=watcher.tick,
                     interrupted=stop, on_named=watcher.named, start=decided.start, findings=findings,
                     keep_cache=keeper(decided, attempt),
                 )  # fmt: skip
@@ -152,6 +152,9 @@ def asked_in_words(case: Case) -> str:
     if case.promotion is not None:
         asked = case.promotion
         return f"{asked.candidate}, {case.dtype}, {asked.direction}, {len(asked.cases)} cases"
+    if case.script is not None:
+        window = f"{case.measured_steps} steps after {case.warmup} of warm-up"
+        return f"{shlex.join(case.command)[:120]}, {case.nproc} ranks, {window}"
     return f"{case.preset}, {case.nproc} ranks, {case.mode}, {case.compile}, {case.dtype}"
 
 

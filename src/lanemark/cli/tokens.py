@@ -128,6 +128,8 @@ def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
         GateRefused: a source could not be staged.
     """
     case, recipe = asked.case, asked.preset
+    if case.script is not None:
+        return Tokens(None, DataAsked("own"), {})
     if asked.data == "synthetic":
         return Tokens(None, DataAsked("synthetic"), {})
     if asked.data is not None and is_url(asked.data):

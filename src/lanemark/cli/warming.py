@@ -18,8 +18,8 @@ from lanemark.cli.parsing import advise
 from lanemark.collect.keeping import capture_after
 from lanemark.collect.preparing import Attempt
 from lanemark.collect.starting import Start, coverage_observed
+from lanemark.launch.command import local_surface
 from lanemark.launch.environment import apply_settings
-from lanemark.launch.local import LocalSurface
 from lanemark.observe.fingerprint import fingerprint
 from lanemark.records.attempt import State
 from lanemark.stage.coverage import check_coverage
@@ -46,7 +46,7 @@ def warm_up_cache(decided: Decided, words: list[str]) -> Decided:
     if cache_dir is None or case.compile == "eager":
         return decided
     cache_dir = cache_dir.absolute()
-    environ = apply_settings(os.environ, LocalSurface().request(case, placement).settings)
+    environ = apply_settings(os.environ, local_surface(case).request(case, placement).settings)
     seen = fingerprint(environ, devices=decided.devices)
     if case.cache_policy == "cold":
         layers = [untried(source.shown, source.kind, "a cold start is measured") for source in decided.sources]
@@ -56,7 +56,10 @@ def warm_up_cache(decided: Decided, words: list[str]) -> Decided:
         for layer in done:
             advise(f"lanemark: seed {layer.source}: {layer.outcome.replace('_', ' ')}, {layer.reason}")
     coverage = check_coverage(cache_dir, case, placement.cache_layout, fingerprint=seen)
-    remedy = shlex.join(["lanemark", "run", *without_policy(training_words(words)), "--cache-policy", "seed"])
+    ours = words[: words.index("--")] if "--" in words else words
+    remedy = shlex.join(
+        ["lanemark", "run", *without_policy(training_words(ours)), "--cache-policy", "seed", *words[len(ours) :]]
+    )
     check_cache(case, cache_dir, placement.cache_layout, coverage, remedy=remedy)
     return replace(decided, start=Start(layers, coverage_observed(coverage).to_json(), seen))
 

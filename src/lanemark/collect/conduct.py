@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lanemark.collect.appending import append_to_ledger
 from lanemark.collect.lock import AttemptLock
@@ -84,6 +84,9 @@ def conduct(
     start: Start | None = None,
     findings: tuple[Finding, ...] = (),
     keep_cache: Callable[[State], str | None] | None = None,
+    limits: Limits | None = None,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+    append: bool = True,
 ) -> Conducted:
     """Run one prepared attempt and seal its record. The calling process is its supervisor.
 
@@ -100,6 +103,9 @@ def conduct(
         findings: what was concluded before, for the record.
         keep_cache: called with the final state once the record is sealed, while a cold run's cache is still there;
             returns a line for the operator, or None. Whatever it raises becomes such a line: it never fails a run.
+        limits: when the run is ended from outside; by default as the case declares.
+        facts: part of `host.json` → what more was seen for it, by somebody who could see what no probe here can.
+        append: whether the record goes to the ledger now; a rented box leaves that to whoever collects.
 
     Raises:
         OSError: the record could be written nowhere.
@@ -113,10 +119,10 @@ def conduct(
                 "attempt-unreadable", f"attempt {paths.run_id} is supervised by another process", "wait for it to end"
             )
         watch = CacheWatch(home, paths, attempt.case, placement, start or Start())
-        run = _Run(attempt, surface, placement, environ, cache=watch, findings=findings)
+        run = _Run(attempt, surface, placement, environ, cache=watch, findings=findings, facts=facts or {})
         failure: BaseException | None = None
         try:
-            run.go(on_tick, interrupted, on_named)
+            run.go(on_tick, interrupted, on_named, limits or Limits.of(attempt.case))
         except BaseException as error:
             failure = error
         finally:
@@ -124,7 +130,7 @@ def conduct(
         ending = run.ending(interrupted(), failure)
         record, manifest = seal_attempt(paths, run.manifest, ending)
         _save_quietly(paths, manifest)
-        appended, notice = append_to_ledger(home, paths, record)
+        appended, notice = append_to_ledger(home, paths, record) if append else (False, None)
         if appended:
             manifest = replace(manifest, appended=True)
             _save_quietly(paths, manifest)
@@ -155,6 +161,7 @@ class _Run:
         *,
         cache: CacheWatch,
         findings: tuple[Finding, ...],
+        facts: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.manifest = attempt.manifest
         self._attempt = attempt
@@ -165,6 +172,7 @@ class _Run:
         self._cache = cache
         self._clock = ClockWatch()
         self._findings = list(findings)
+        self._facts = facts
         self._launched = False
         self._supervision: Supervision | None = None
         self._completed_at: str | None = None
@@ -174,6 +182,7 @@ class _Run:
         on_tick: Callable[[Tick], None],
         interrupted: Callable[[], str | None],
         on_named: Callable[[Finding], None] | None,
+        limits: Limits,
     ) -> None:
         """Observe, launch and supervise. Raises OSError or LanemarkError when the ranks cannot be started."""
         paths, case = self._paths, self._attempt.case
@@ -189,6 +198,7 @@ class _Run:
         if artifacts is not None:
             host["toolchain"]["artifacts"] = artifacts.to_json()
         host |= self._cache.before(apply_settings(self._environ, request.settings), self.manifest.boot_id)
+        host |= {part: {**host.get(part, {}), **more} for part, more in self._facts.items()}
         replace_file(paths.host, encode(host))
         if interrupted() is not None:
             return
@@ -196,7 +206,6 @@ class _Run:
         self._write_launch(request)
         launched = self._surface.launch(request, paths)
         self._launched = True
-        limits = Limits.of(case)
         self._supervision = supervise(
             self._surface,
             launched,

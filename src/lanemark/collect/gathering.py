@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from lanemark.lanes.reports import RankReport, Span
 from lanemark.measure.beacon import BeaconError, BeaconView, read_beacon
+from lanemark.measure.claim import read_claim
 from lanemark.measure.samples import Samples, SamplesError, read_samples
 from lanemark.records.attempt import AttemptPaths, RankPaths
 from lanemark.records.encoding import safe_text
@@ -71,8 +72,13 @@ def exception_line(paths: RankPaths) -> str | None:
 
 def stderr_tail(paths: RankPaths) -> str:
     """The last few KiB a rank printed to stderr; empty when it printed nothing."""
+    return text_tail(paths.stderr)
+
+
+def text_tail(path: Path) -> str:
+    """The last few KiB of a log; empty when there is none."""
     try:
-        with open(paths.stderr, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             return file.read(_TAIL_BYTES).decode("utf-8", "replace").replace("\0", "")
@@ -95,6 +101,11 @@ def _samples(paths: RankPaths) -> tuple[Samples | None, str | None]:
         return None, "the rank never reached its step loop"
     except (OSError, SamplesError) as error:
         return None, f"samples.bin cannot be believed: {str(error)[:200]}"
+
+
+def _claim(paths: RankPaths) -> dict[str, Any] | None:
+    claim = read_claim(paths.claim)
+    return None if claim is None else claim.to_json()
 
 
 def rank_report(
@@ -130,5 +141,6 @@ def rank_report(
         beacon=beacon,
         exit=exits.get(rank),
         exception=exception_line(paths),
+        claim=_claim(paths),
         takes_steps=takes_steps,
     )

@@ -79,6 +79,7 @@ class Manifest:
         recovered: why this manifest was put together from other files, or None for one that was read whole.
         record_id: the sealed record, once there is one.
         appended: whether the ledger took it.
+        execution: which beginning of the run it is: a rented box may be taken away, and the run begun again.
     """
 
     run_id: str
@@ -103,6 +104,7 @@ class Manifest:
     recovered: str | None = None
     record_id: str | None = None
     appended: bool = False
+    execution: int = 1
 
     def moved(self, target: State, reason: str, *, same_clock: bool = True) -> Manifest:
         """The manifest after a move. Raises IllegalMoveError when the table forbids it.
@@ -162,6 +164,7 @@ class Manifest:
             "cancel_asked_at": self.cancel_asked_at,
             "recovered": self.recovered,
             "record_id": self.record_id,
+            "execution": self.execution if self.execution != 1 else None,
         }
         return doc | {name: value for name, value in optional.items() if value is not None}
 
@@ -199,6 +202,7 @@ class Manifest:
             recovered=doc.get("recovered"),
             record_id=doc.get("record_id"),
             appended=bool(doc.get("appended")),
+            execution=int(doc.get("execution", 1)),
         )
 
 

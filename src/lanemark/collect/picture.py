@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lanemark.collect.gathering import read_json, stderr_tail
+from lanemark.collect.gathering import read_json, stderr_tail, text_tail
 from lanemark.collect.looks import read_looks
 from lanemark.diagnose.snapshot import RankState, SignalSender, Snapshot
 from lanemark.lanes.reports import RankReport
@@ -85,15 +85,17 @@ def _arrivals(ranks: Sequence[RankReport]) -> dict[int, dict[int, int]]:
     return arrivals
 
 
-def _rank(paths: AttemptPaths, report: RankReport, state: str | None) -> RankState:
+def _rank(paths: AttemptPaths, report: RankReport, state: str | None, *, of_command: bool) -> RankState:
+    """One rank. A command answers for its ranks: where it ended well, so did they, with a window or without."""
     end, page = report.exit or {}, report.beacon or {}
+    answered = of_command and end.get("clean") is True
     return RankState(
         rank=report.rank,
         ended_ns=end.get("ended_ns"),
-        status=end.get("status"),
+        status=0 if answered else end.get("status"),
         signal=end.get("signal"),
         signal_by=_SENDERS.get(str(end.get("signal_by")), "unknown"),
-        end_marker=report.clean,
+        end_marker=report.clean or answered,
         exception=report.exception,
         stderr_tail=stderr_tail(paths.rank(report.rank)),
         phase=page.get("phase"),
@@ -102,7 +104,21 @@ def _rank(paths: AttemptPaths, report: RankReport, state: str | None) -> RankSta
         process_state=state,
         failed_in=_failed_in(report),
         failed_ns=_failed_ns(report),
+        found=not of_command or report.claim is not None,
     )
+
+
+def _command(paths: AttemptPaths, case: Case, ranks: Sequence[RankReport]) -> dict[str, Any]:
+    """What only a launched command has."""
+    if case.script is None:
+        return {}
+    statuses = [report.exit["command_status"] for report in ranks if report.exit and "command_status" in report.exit]
+    claims = [report.claim for report in ranks if report.claim is not None]
+    return {
+        "command_status": statuses[0] if statuses else None,
+        "command_said": text_tail(paths.command_stderr),
+        "world_sizes": tuple(claim["world_size"] for claim in claims if isinstance(claim.get("world_size"), int)),
+    }
 
 
 def snapshot_of(
@@ -132,8 +148,9 @@ def snapshot_of(
     """
     states = _states(exits)
     reason = exits.get("reason")
+    of_command = case.script is not None
     return Snapshot(
-        ranks=tuple(_rank(paths, report, states.get(report.rank)) for report in ranks),
+        ranks=tuple(_rank(paths, report, states.get(report.rank), of_command=of_command) for report in ranks),
         ended_because="start_failed" if start_error is not None else reason,
         interrupted_by=interrupted_by,
         start_error=start_error,
@@ -149,4 +166,5 @@ def snapshot_of(
         preset=case.preset,
         warmup=case.warmup,
         arrivals=_arrivals(ranks),
+        **_command(paths, case, ranks),
     )

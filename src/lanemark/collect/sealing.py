@@ -44,10 +44,14 @@ _ATTEMPT_EVIDENCE: Final = (
     ("host.json", "application/json"),
     ("host_end.json", "application/json"),
     ("launch.json", "application/json"),
+    ("executions.json", "application/json"),
+    ("rental.json", "application/json"),
     ("exits.json", "application/json"),
     ("looks.jsonl", "application/jsonl"),
     ("named.jsonl", "application/jsonl"),
     ("supervisor.log", "text/plain"),
+    ("stdout.log", "text/plain"),
+    ("stderr.log", "text/plain"),
 )
 _RANK_EVIDENCE: Final = (
     ("beacon.page", "application/octet-stream"),
@@ -61,6 +65,7 @@ _RANK_EVIDENCE: Final = (
     ("error.json", "application/json"),
     ("stdout.log", "text/plain"),
     ("stderr.log", "text/plain"),
+    ("claim.json", "application/json"),
 )
 #: `<look>-<rank>-<what>` (lanemark.launch.looking).
 _LOOK_DUMP: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,4}-(flight\.json|stack\.json|stack\.txt)")

@@ -129,6 +129,10 @@ class CacheWatch:
         if self._directory is None or not self._compiles or self._fingerprint is None:
             return None
         reports = rank_words(self._paths, self._case.nproc)
+        if self._case.script is not None and not any(
+            isinstance(r, dict) and r.get("status") == "observed" for r in reports
+        ):
+            return None  # a command that compiled nothing, or whose cache could not be looked at, covers nothing
         written = write_coverage(
             self._directory, self._case, self._layout, reports, self._paths.run_id, fingerprint=self._fingerprint
         )

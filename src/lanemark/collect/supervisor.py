@@ -28,7 +28,7 @@ from lanemark.collect.preparing import Attempt, prepare, this_process
 from lanemark.collect.retrying import with_one_retry
 from lanemark.collect.sealing import load_case
 from lanemark.collect.signals import StopSignals
-from lanemark.launch.local import LocalSurface
+from lanemark.launch.command import local_surface
 from lanemark.launch.local_detached import own_ids
 from lanemark.launch.supervise import Tick
 from lanemark.launch.surface import Surface
@@ -69,7 +69,9 @@ def _not_ours(paths: AttemptPaths, why: str) -> LedgerError:
     )
 
 
-def supervise_attempt(attempt: Attempt, handover: Handover, surface: Callable[[], Surface] = LocalSurface) -> Conducted:
+def supervise_attempt(
+    attempt: Attempt, handover: Handover, surface: Callable[[Case], Surface] = local_surface
+) -> Conducted:
     """Conduct the attempt that was taken over, and a second one if its ranks could not form a process group."""
     home = handover.placement.home
     waiting = [attempt]
@@ -78,7 +80,7 @@ def supervise_attempt(attempt: Attempt, handover: Handover, surface: Callable[[]
         def once(findings: tuple[Finding, ...]) -> Conducted:
             mine = waiting.pop() if waiting else _again(attempt, handover)
             return conduct(
-                home, mine, surface(), handover.placement, environ=os.environ, on_tick=_unseen, interrupted=stop,
+                home, mine, surface(mine.case), handover.placement, environ=os.environ, on_tick=_unseen, interrupted=stop,
                 start=handover.start, findings=findings, keep_cache=_keeper(handover, mine.case, mine.paths),
             )  # fmt: skip
 

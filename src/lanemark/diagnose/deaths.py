@@ -169,3 +169,45 @@ def stopped(snapshot: Snapshot) -> Finding | None:
         return None
     summary = f"rank {rank.rank} was stopped by a signal and did not continue"
     return Finding("rank_stopped", "failure", summary, evidence(rank, "process state: T (stopped)"), rank.rank)
+
+
+def world_differs(snapshot: Snapshot) -> Finding | None:
+    """A command started another number of ranks than were asked for: the record would be of a part of them."""
+    asked = len(snapshot.ranks)
+    other = sorted({size for size in snapshot.world_sizes if size != asked})
+    if not other:
+        return None
+    summary = f"the command started a world of {other[-1]} ranks where {asked} were asked for"
+    return Finding("world_differs", "failure", summary, (f"ask for --nproc {other[-1]}",))
+
+
+def vanished(snapshot: Snapshot) -> Finding | None:
+    """A command failed, and a rank went first: no exception, no end of Python's own. `os._exit`, or a signal.
+
+    Its launcher took its status, so which of the two it was is not known here; what the launcher printed often says.
+    Ranks that went later were ended for it.
+    """
+    if not snapshot.command_status or any(rank.exception is not None for rank in snapshot.ranks):
+        return None
+    gone = [rank for rank in snapshot.ranks if rank.found and rank.status is None and rank.signal is None]
+    rank = earliest([rank for rank in gone if rank.ended_ns is not None and rank.phase not in ("done", "failed")])
+    if rank is None or rank is not earliest(gone) or len(snapshot.ranks) == 1:
+        return None
+    summary = f"rank {rank.rank} was the first to go, without an exception and without Python's own end"
+    return Finding("rank_vanished", "failure", summary, (*evidence(rank), *_command_lines(snapshot)), rank.rank)
+
+
+def command_failed(snapshot: Snapshot) -> Finding | None:
+    """A command ended badly and none of its ranks says why."""
+    if not snapshot.command_status:
+        return None
+    code = snapshot.command_status
+    how = f"with status {code}" if code > 0 else f"by signal {-code}"
+    return Finding(
+        "command_failed", "failure", f"the command ended {how}, and no rank says why", _command_lines(snapshot)
+    )
+
+
+def _command_lines(snapshot: Snapshot) -> tuple[str, ...]:
+    lines = [line.strip() for line in snapshot.command_said.splitlines() if line.strip()]
+    return tuple(f"the command printed: {line[:300]}" for line in lines[-3:])

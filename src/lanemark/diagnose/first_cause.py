@@ -14,6 +14,7 @@ from typing import Final
 from lanemark.diagnose import signs
 from lanemark.diagnose.deaths import (
     BEFORE_STEPS,
+    command_failed,
     disk_full,
     exited,
     exited_early,
@@ -23,7 +24,9 @@ from lanemark.diagnose.deaths import (
     raised,
     recompiled_after_warmup,
     stopped,
+    vanished,
     watchdog_in_compile,
+    world_differs,
 )
 from lanemark.diagnose.hang import HangContext, name_hang
 from lanemark.diagnose.leaks import environment_leak
@@ -166,6 +169,7 @@ DETECTORS: Final[tuple[Detector, ...]] = (
     start_failed,
     supervisor_failed,
     supervisor_lost,
+    world_differs,
     disk_full,
     out_of_memory,
     watchdog_in_compile,
@@ -181,6 +185,8 @@ DETECTORS: Final[tuple[Detector, ...]] = (
     unlike_collectives,
     bootstrap,
     limits,
+    vanished,
+    command_failed,
 )
 
 _GENERAL: Final = frozenset({"rank_killed", "rank_raised", "rank_exited_early", "rank_exited", "rank_stopped"})
@@ -195,7 +201,7 @@ def first_cause(snapshot: Snapshot) -> Finding | None:
     clean = all(rank.end_marker and rank.status == 0 for rank in snapshot.ranks)
     undisturbed = snapshot.interrupted_by is None and snapshot.supervisor_alive
     if clean and undisturbed and snapshot.start_error is None and snapshot.supervisor_error is None:
-        return None
+        return world_differs(snapshot)
     found = [finding for detector in DETECTORS if (finding := detector(snapshot)) is not None]
     if not found:
         return Finding(

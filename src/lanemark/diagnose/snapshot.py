@@ -34,6 +34,7 @@ class RankState:
         label: what the phase was about (a collective, a compilation).
         step: last step on its beacon page.
         process_state: last /proc state letter seen while it lived (`T` is stopped).
+        found: of a launched command, whether a process said that it is this rank; True for ranks that we start.
     """
 
     rank: int
@@ -50,6 +51,7 @@ class RankState:
     process_state: str | None = None
     failed_in: str | None = None
     failed_ns: int | None = None
+    found: bool = True
 
     @property
     def stage(self) -> str | None:
@@ -80,6 +82,9 @@ class Snapshot:
         preset: name of the model's preset; None when not known.
         warmup: leading steps that are never measured; None when not known.
         arrivals: a rank to {step: CLOCK_MONOTONIC ns at which it entered that step's first collective}.
+        command_status: of a launched command, how it ended, negative for a signal; None where ranks are our own.
+        command_said: the last lines that the command printed to stderr, its ranks' among them.
+        world_sizes: of a launched command, the sizes of the world that its ranks found themselves in.
     """
 
     ranks: tuple[RankState, ...]
@@ -98,3 +103,6 @@ class Snapshot:
     preset: str | None = None
     warmup: int | None = None
     arrivals: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    command_status: int | None = None
+    command_said: str = ""
+    world_sizes: tuple[int, ...] = ()

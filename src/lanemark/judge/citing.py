@@ -10,11 +10,13 @@ lists it, and `lanemark.judge.claims` notices a text that claims it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Final
 
 from lanemark.judge.admission import Admitted
 from lanemark.judge.interval import Interval, within_run
+from lanemark.lanes.counted import window_tokens
 from lanemark.lanes.presets import PRESETS
 from lanemark.lanes.rule import Doc
 from lanemark.records.observation import value_of
@@ -106,7 +108,8 @@ def cite(record: Admitted) -> Citation | Refusal:
     if blocks:
         return Refusal(tuple(printable(block) for block in blocks))
     doc = record.predicate
-    missing = [f"{path}: not observed" for path in _NEEDED.get(record.lane, ()) if _seen(doc, path) is None]
+    needed = _NEEDED_OF_A_COMMAND if "script" in doc["case"] else _NEEDED.get(record.lane, ())
+    missing = [f"{path}: not observed" for path in needed if _seen(doc, path) is None]
     if missing:
         return Refusal(tuple(missing))
     if record.lane == "training":
@@ -126,6 +129,16 @@ _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     ),
     "sparse": ("hardware.observed.device_class", "startup.state"),
     "promotion": ("hardware.observed.device_class", "promotion.scope.arch"),
+}  # fmt: skip
+
+#: Of a command's record, less is observed: its sentence says which part is not, and is no wider for it.
+_NEEDED_OF_A_COMMAND: Final = (
+    "hardware.observed.device_class", "hardware.observed.device_count", "distributed.observed.world_size",
+    "startup.state", "training.script.measured_by", "training.script.steps_per_s",
+)  # fmt: skip
+_WAYS: Final = {
+    "marks": "steps counted by marks in the script", "callback": "steps counted by a callback of its framework",
+    "hooks": "steps counted by its optimizer's",
 }  # fmt: skip
 
 
@@ -148,7 +161,8 @@ def device_phrase(doc: Doc) -> str:
 
 
 def interval_of(doc: Doc) -> Interval | None:
-    """The 95 % interval of a training run's throughput within its window, tokens per second.
+    """The 95 % interval of a training run's throughput within its window: tokens a second, or steps of a command that
+    counted no tokens.
 
     None where the steps are too few, or so uneven that their mean could be anything.
     """
@@ -156,7 +170,8 @@ def interval_of(doc: Doc) -> Interval | None:
     found = within_run([value / 1e9 for value in training["samples"]["measured"]])
     if found is None or found.low <= 0.0:
         return None
-    tokens = training["tokens_per_step"]
+    counted = window_tokens(training)
+    tokens = 1.0 if counted is None else counted / len(training["samples"]["measured"])
     return Interval(tokens / found.high, tokens / found.low, tokens / found.mean, found.effective, found.method)
 
 
@@ -165,20 +180,40 @@ def rate(value: float) -> str:
     return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"
 
 
+def _of_command(doc: Doc) -> str:
+    """What ran, of a command of the user's own: its script, and what was observed of it."""
+    command, seen = doc["case"]["command"], doc["distributed"]["observed"]
+    name = next((word for word in command[1:] if word.endswith((".py", ".sh"))), command[0])
+    mode, posture = value_of(seen["mode"]), value_of(doc["compile"]["observed"]["posture"])
+    dtypes = value_of(doc["training"]["script"]["parameter_dtypes"])
+    words = (
+        f"own script {os.path.basename(name)}", _plural(value_of(seen["world_size"]), "rank"),
+        mode or "mode not observed", _POSTURES.get(posture, posture or "compile posture not observed"),
+        f"{' and '.join(dtypes)} parameters" if dtypes else "precision not observed",
+        _WAYS[value_of(doc["training"]["script"]["measured_by"])],
+    )  # fmt: skip
+    return ", ".join(words)
+
+
 def _training(record: Admitted, doc: Doc) -> Citation:
+    of_command = "script" in doc["case"]
     case, distributed = doc["case"], doc["distributed"]["observed"]
     recipe = PRESETS.get(case["preset"])
     pattern = f" ({recipe.pattern} pattern)" if recipe is not None else ""
     ranks = value_of(distributed["world_size"])
     posture = value_of(doc["compile"]["observed"]["posture"])
     subject = (
-        f"{case['preset']}{pattern}, {_plural(ranks, 'rank')}, {value_of(distributed['mode'])}, "
-        f"{_POSTURES.get(posture, posture)}, {case['dtype']}, sequence {case['sequence']}"
+        _of_command(doc)
+        if of_command
+        else (
+            f"{case['preset']}{pattern}, {_plural(ranks, 'rank')}, {value_of(distributed['mode'])}, "
+            f"{_POSTURES.get(posture, posture)}, {case['dtype']}, sequence {case['sequence']}"
+        )
     )
     state, path = value_of(doc["startup"]["state"]), value_of(doc["data"]["path_class"])
     circumstances = (
         device_phrase(doc), f"{doc['surface']['name']} surface", _STARTS.get(state, f"{state} start"),
-        _PATHS.get(path, "tokens read over a path of unknown class"),
+        "data path not observed" if path is None else _PATHS.get(path, "tokens read over a path of unknown class"),
     )  # fmt: skip
     window, interval = doc["training"]["window"], interval_of(doc)
     basis = (
@@ -188,11 +223,22 @@ def _training(record: Admitted, doc: Doc) -> Citation:
     if interval is None:
         basis += ", steps too few or too uneven for an interval"
     else:
-        basis += f", 95 % interval within this one run {interval.low:,.0f} to {interval.high:,.0f}"
+        ends = (interval.low, interval.high)
+        low, high = (
+            (f"{end:,.0f}" if end >= 100 else f"{end:.4g}" for end in ends)
+            if of_command
+            else (f"{end:,.0f}" for end in ends)
+        )
+        basis += f", 95 % interval within this one run {low} to {high}"
     caveats = _caveats(record)
     if interval is not None and interval.few:
         caveats = (f"no more than {interval.effective:.0f} independent steps", *caveats)
-    figure = rate(float(value_of(doc["training"]["tokens_per_s"])))
+    tokens = value_of(doc["training"]["tokens_per_s"])
+    if tokens is None:
+        figure = f"{value_of(doc['training']['script']['steps_per_s']):.4g} steps/s"
+        basis = basis.replace("global batch, ", "tokens not counted, ")
+    else:
+        figure = rate(float(tokens))
     return Citation("training", subject, circumstances, figure, basis, caveats, _day(doc), record.id)
 
 

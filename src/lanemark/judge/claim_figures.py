@@ -97,8 +97,10 @@ def _figures(claim: Claim) -> dict[str, list[float]]:
         part = doc["training"]
         throughput, interval = value_of(part["tokens_per_s"]), interval_of(doc)
         put(throughput, ("tok/s", 1.0))
+        unit = "steps/s" if throughput is None else "tok/s"
         for end in () if interval is None else (interval.low, interval.high):
-            put(end, ("tok/s", 1.0))
+            put(end, (unit, 1.0))
+        put(value_of((part.get("script") or {}).get("steps_per_s")), ("steps/s", 1.0))
         step = value_of(part["step_time"]) or {}
         for name, value in step.items():
             if name.endswith("_s"):

@@ -50,6 +50,7 @@ _PATH_WORDS: Final = {
 }
 _REAL_DATA: Final = re.compile(r"\breal (?:data|tokens|text)\b|\bend[- ]to[- ]end\b", ANY_CASE)
 _DTYPES: Final = re.compile(r"\b(bf16|fp32|fp16|fp8|nvfp4|fp4|tf32|int8)\b", ANY_CASE)
+_SHORT: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _SURFACES: Final = re.compile(r"\b(modal|slurm)\b", ANY_CASE)
 _THROUGHPUT: Final = re.compile(rf"\bthroughput\b|{RATE_UNIT}", ANY_CASE)
 
@@ -128,6 +129,9 @@ def data_path(claim: Claim) -> Iterable[tuple[str, str]]:
 
 def precision(claim: Claim) -> Iterable[tuple[str, str]]:
     dtypes = {claim.doc["case"]["dtype"]}
+    script = claim.doc["training"].get("script") if claim.record.lane == "training" else None
+    if script is not None:  # the case leaves it open: what counts is what the trained parameters were seen to be
+        dtypes = {_SHORT.get(name, name) for name in value_of(script["parameter_dtypes"]) or ()}
     if claim.record.lane == "sparse":
         dtypes |= {result["case"]["dtype"] for result in claim.doc["sparse"]["results"]}
     for match in _DTYPES.finditer(claim.text):

@@ -72,6 +72,13 @@ def compile_question(case: Case) -> dict[str, Any]:
             "compile": case.compile,
             "nproc": case.nproc,
         }
+    if case.script is not None:
+        return {
+            "preset": case.preset,
+            "recipe": digest(encode({"command": list(case.command)})),
+            "compile": case.compile,
+            "nproc": case.nproc,
+        }
     return {
         "preset": case.preset,
         "recipe": digest(encode(asdict(preset(case.preset)))),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lanemark.lanes.data_ranks import rank_rows, stalls_part, wait_finding, windows_part
+from lanemark.lanes.data_ranks import rank_rows, stalls_part, windows_part
 from lanemark.lanes.reports import AttemptFacts, agreed, looked_up
 from lanemark.lanes.training import rank_tokens
 from lanemark.observe.path_class import combine, contradicts
@@ -124,5 +124,4 @@ def _findings(facts: AttemptFacts, path_class: Observation[str]) -> list[Finding
                 (path_class.source,),
             )
         )
-    waited = wait_finding(facts.ranks)
-    return found if waited is None else [*found, waited]
+    return found

@@ -72,9 +72,9 @@ def distributed(facts: AttemptFacts) -> tuple[dict[str, Any], list[str]]:
         seen[key], problem = agreed(facts.ranks, rank_key)
         disagreements += [problem] if problem else []
     seen["ranks_reporting"] = sum(report.observed is not None for report in facts.ranks)
-    boots = {facts.manifest.get("boot_id")}
+    boots = {facts.manifest.get("boot_id"), *(report.claim["host"] for report in facts.ranks if report.claim)}
     seen["nodes"] = (
-        observed(len(boots), "one supervisor, one boot id")
+        observed(len(boots), "one supervisor, one boot id" if len(boots) == 1 else "boot ids of the ranks' hosts")
         if seen["ranks_reporting"]
         else unavailable("ranks", "none reported")
     ).to_json()
@@ -149,14 +149,16 @@ def envelope(facts: AttemptFacts) -> dict[str, Any]:
         "record_version": RECORD_VERSION,
         "lane": facts.case.lane,
         "run_id": manifest["run_id"],
-        "attempt": 1,
+        "attempt": manifest.get("execution", 1),
         "plan_digest": facts.case.digest,
         "assurance": "self_attested",
         "case": facts.case.to_json(),
         "surface": {
             "name": facts.case.surface,
-            "app_id": local,
-            "call_id": local,
+            **{
+                key: looked_up(surface, key, "the surface") if key in surface else local
+                for key in ("app_id", "call_id")
+            },
             **{key: looked_up(surface, key, "host probe") for key in ("hostname", "boot_id", "virtualization")},
         },
         "times": {

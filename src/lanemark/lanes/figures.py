@@ -23,6 +23,9 @@ from typing import Final, Protocol
 STALL_FACTOR: Final = 2.0
 #: Fewer measured steps than this are no receipt: step 1 is the first real number, and a mean of two is a coincidence.
 MIN_MEASURED_STEPS: Final = 3
+#: A script's own throughput further than this share from the measured one is disputed: two clocks around one loop agree
+#: to well below it, and a forgotten accumulation or a per-rank count is off by far more.
+DISPUTED: Final = 0.02
 
 
 class Row(Protocol):

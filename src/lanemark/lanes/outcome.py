@@ -13,6 +13,10 @@ def _seen(end: dict[str, Any], key: str, otherwise: str) -> dict[str, Any]:
     """One half of how a process ended: exactly one of status and signal is there once an end was seen."""
     if "ended_ns" not in end:
         return unavailable("waitpid", "the supervisor saw no end of this rank").to_json()
+    if "command_status" in end and "status" not in end and "signal" not in end:
+        code = end["command_status"]
+        how = f"with status {code}" if code >= 0 else f"by signal {-code}"
+        return unavailable("waitpid", f"the command's own launcher took it; the command ended {how}").to_json()
     made: Observation[Any] = observed(end[key], "waitpid") if key in end else absent("waitpid", otherwise)
     return made.to_json()
 

@@ -15,7 +15,7 @@ from lanemark.lanes.outcome import outcome_part, provenance_findings
 from lanemark.lanes.presets import Preset, preset
 from lanemark.lanes.reports import AttemptFacts, agreed
 from lanemark.lanes.startup import startup_part
-from lanemark.lanes.training import receipt, training_part
+from lanemark.lanes.training import receipt, training_part, window_findings
 from lanemark.observe.gpu_names import gpu_matches, peak_flops
 from lanemark.records.case import parse_gpu
 from lanemark.records.finding import Finding
@@ -33,6 +33,10 @@ def predicate_of(facts: AttemptFacts) -> dict[str, Any]:
         from lanemark.lanes.promotion_record import promotion_predicate
 
         return promotion_predicate(facts)
+    if facts.case.script is not None:
+        from lanemark.lanes.script_record import script_predicate
+
+        return script_predicate(facts)
     return training_predicate(facts, preset(facts.case.preset))
 
 
@@ -41,20 +45,8 @@ def withdraw_figures(predicate: dict[str, Any]) -> None:
     if predicate["lane"] == "training":
         why = unavailable("self-check", "the record contradicts itself").to_json()
         predicate["training"].update(tokens_per_s=why, mfu=why)
-
-
-def _window_findings(training: dict[str, Any]) -> list[Finding]:
-    """What a reader of the number must know about the measured window itself."""
-    found = []
-    compile_s = value_of(training["split"]["compile_s"])
-    times = value_of(training["step_time"])
-    if compile_s:
-        text = f"a rank compiled for {compile_s:.2f} s inside the measured window"
-        found.append(Finding("compiled_in_window", "caveat", text))
-    if times and times["stalls"]:
-        text = f"{times['stalls']} of {training['window']['measured']} measured steps took more than twice the median"
-        found.append(Finding("stalls_in_window", "caveat", text))
-    return found
+        if "script" in predicate["training"]:
+            predicate["training"]["script"]["steps_per_s"] = why
 
 
 def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
@@ -96,6 +88,11 @@ def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
         "outcome": outcome_part(facts, can_quote, why),
         "training": training,
     }
-    found += [*startup_findings, *data_findings, *_window_findings(training), *provenance_findings(predicate)]
+    found += [
+        *startup_findings,
+        *data_findings,
+        *window_findings(training, facts.ranks),
+        *provenance_findings(predicate),
+    ]
     predicate["findings"] = [finding.to_json() for finding in found]
     return predicate

@@ -43,6 +43,7 @@ class RankReport:
         beacon: last phase and step seen, or None when no page could be read.
         exit: its entry of `exits.json`, or None when the supervisor saw no end.
         exception: first line of its `error.json`, or None.
+        claim: of a launched command, which process said that it is this rank (`claim.json`), or None.
         takes_steps: whether its lane takes optimizer steps, so that a closed window belongs to a clean end.
     """
 
@@ -56,6 +57,7 @@ class RankReport:
     beacon: dict[str, Any] | None = None
     exit: dict[str, Any] | None = None
     exception: str | None = None
+    claim: dict[str, Any] | None = None
     takes_steps: bool = True
 
     @property

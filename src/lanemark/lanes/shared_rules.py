@@ -100,8 +100,8 @@ def _world_is_whole(doc: Doc) -> str | None:
         return f"{reporting} ranks reported where {nproc} were asked for"
     if is_receipt(doc) and reporting != nproc:
         return f"outcome.receipt is true and {reporting} of {nproc} ranks reported"
-    if not is_ok(doc):
-        return None  # a rank that died before it could report is what such a record is about
+    if not is_ok(doc) or ("script" in doc["case"] and not is_receipt(doc)):
+        return None  # a rank that died, or was never found, before it could report is what such a record is about
     return f"a world of {seen} was observed and {reporting} ranks reported" if seen not in (None, reporting) else None
 
 
@@ -176,7 +176,12 @@ def _purpose_is_earned(doc: Doc) -> str | None:
     if purpose is None:
         return None
     kind, compiled = purpose["kind"], case["compile"] != "eager"
-    if (kind == "not_compiled") == compiled:
+    if case["compile"] == "any":
+        # A command compiles or does not; only what its ranks counted tells.
+        compiled = value_of(doc["compile"]["observed"]["compilations"]) != 0
+        if (kind == "not_compiled") == compiled:
+            return f"the purpose is {kind} and the ranks were {'' if compiled else 'not '}seen to compile"
+    elif (kind == "not_compiled") == compiled:
         return f"the purpose is {kind} and the case's compile posture is {case['compile']}"
     cold = case["cache_policy"] == "cold"
     if compiled and ((kind == "cold_measurement" and not cold) or (kind == "benchmark" and cold)):
@@ -210,7 +215,7 @@ def _minor_is_whole(doc: Doc) -> str | None:
             return f"startup.{name} is missing from a record of version {doc['record_version']}"
     if doc["lane"] != "training":
         return None
-    for name in ("prewarm", "collective_timeout_s"):
+    for name in () if "script" in doc["case"] else ("prewarm", "collective_timeout_s"):
         if name not in doc["case"]:
             return f"case.{name} is missing from a record of version {doc['record_version']}"
     for entry in doc["training"]["ranks"]:

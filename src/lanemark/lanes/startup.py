@@ -33,6 +33,8 @@ def startup_part(facts: AttemptFacts, compiled: dict[str, Any]) -> tuple[dict[st
         compiled: the record's `compile.observed`.
     """
     asked = facts.case.compile != "eager"
+    if facts.case.compile == "any":  # a command compiles or does not: only what its ranks counted tells
+        asked = value_of(compiled["compilations"]) != 0
     before = looked_up(facts.host, "cache_before", _CACHE)
     after = looked_up(facts.host_end, "cache_after", _CACHE)
     clocks = {name: looked_up(facts.host.get("clocks"), name, "boot clocks") for name in (*CLOCK_NAMES, "earlier_run")}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from lanemark.lanes.data_ranks import windows_problem
+from lanemark.lanes.data_ranks import wait_finding, windows_problem
 from lanemark.lanes.figures import (
     MIN_MEASURED_STEPS,
     Steps,
@@ -26,6 +26,7 @@ from lanemark.lanes.reports import AttemptFacts, RankReport, combined
 from lanemark.lanes.startup import rank_cache
 from lanemark.records.case import Case
 from lanemark.records.errors import UsageError
+from lanemark.records.finding import Finding
 from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
 
 #: Start-up phases shown as a timeline; the measured window itself is in the samples.
@@ -222,6 +223,21 @@ def does_not_prove(facts: AttemptFacts, device_class: str | None, path_class: st
     if case.preset == "diagnostic":
         said.append("the throughput of any real model: the preset is a reduced-complexity diagnostic")
     return said
+
+
+def window_findings(training: dict[str, Any], ranks: Sequence[RankReport]) -> list[Finding]:
+    """What a reader of the number must know about the measured window itself."""
+    found = []
+    compile_s, times = value_of(training["split"]["compile_s"]), value_of(training["step_time"])
+    if (waited := wait_finding(ranks)) is not None:
+        found.append(waited)
+    if compile_s:
+        text = f"a rank compiled for {compile_s:.2f} s inside the measured window"
+        found.append(Finding("compiled_in_window", "caveat", text))
+    if times and times["stalls"]:
+        text = f"{times['stalls']} of {training['window']['measured']} measured steps took more than twice the median"
+        found.append(Finding("stalls_in_window", "caveat", text))
+    return found
 
 
 def _closed_form(preset: Preset, case: Case, parameters: dict[str, Any]) -> tuple[Observation[int], Observation[float]]:

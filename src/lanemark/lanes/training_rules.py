@@ -9,21 +9,38 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from lanemark.lanes.counted import window_rate, window_tokens
 from lanemark.lanes.data_rules import DATA_RULES
-from lanemark.lanes.figures import MIN_MEASURED_STEPS, step_time, tokens_per_s
+from lanemark.lanes.figures import DISPUTED, MIN_MEASURED_STEPS, step_time
 from lanemark.lanes.rule import Doc, Rule, close, is_ok, is_receipt, short
 from lanemark.records.observation import value_of
 from lanemark.records.terms import WARM_STATES
 
 
+def _script(doc: Doc) -> Doc | None:
+    """How a command of the user's own was measured; None for the reference stack."""
+    script: Doc | None = doc["training"].get("script")
+    return script
+
+
 def _figures_need_receipt(doc: Doc) -> str | None:
     quoted = [name for name in ("tokens_per_s", "mfu") if value_of(doc["training"][name]) is not None]
+    script = _script(doc)
+    if script is not None and value_of(script["steps_per_s"]) is not None:
+        quoted.append("script.steps_per_s")
     if quoted and not is_receipt(doc):
         return f"{' and '.join(quoted)} stated although outcome.receipt is false"
     return None
 
 
 def _receipt_needs_figure(doc: Doc) -> str | None:
+    script = _script(doc)
+    if script is not None:
+        return (
+            "outcome.receipt is true and no steps per second were observed"
+            if is_receipt(doc) and value_of(script["steps_per_s"]) is None
+            else None
+        )
     if is_receipt(doc) and value_of(doc["training"]["tokens_per_s"]) is None:
         return "outcome.receipt is true and no throughput was observed"
     return None
@@ -47,6 +64,10 @@ def _receipt_needs_finite_loss(doc: Doc) -> str | None:
     loss = doc["training"]["loss"]
     if not is_receipt(doc):
         return None
+    if _script(doc) is not None and loss["finite"]["status"] != "observed":
+        # A command need not tell its loss; then a finding says that nobody looked.
+        said = any(finding["kind"] == "loss_unseen" for finding in doc["findings"])
+        return None if said else "outcome.receipt is true, no loss was observed, and no finding says so"
     if value_of(loss["finite"]) is not True:
         return "outcome.receipt is true and no finite loss was observed"
     return None if value_of(loss["last"]) is not None else "outcome.receipt is true and the last loss was not observed"
@@ -86,7 +107,9 @@ def _throughput_from_samples(doc: Doc) -> str | None:
         return None
     if not measured or sum(measured) <= 0:
         return "a throughput is stated and the measured samples have no length"
-    computed = tokens_per_s(training["tokens_per_step"], measured)
+    computed = window_rate(training)
+    if computed is None:
+        return "a throughput is stated and the command's ranks counted no tokens"
     return None if close(stated, computed) else f"tokens_per_s is {stated} and its samples give {computed}"
 
 
@@ -121,9 +144,73 @@ def _samples_fit_the_window(doc: Doc) -> str | None:
 
 def _step_is_the_cases(doc: Doc) -> str | None:
     case = doc["case"]
+    if _script(doc) is not None:
+        return _step_is_counted(doc["training"])
     expected = case["nproc"] * case["micro_batch"] * case["grad_accum"] * case["sequence"]
     stated = doc["training"]["tokens_per_step"]
     return None if stated == expected else f"tokens_per_step is {stated} and the case gives {expected}"
+
+
+def _step_is_counted(training: Doc) -> str | None:
+    """A command's tokens of one step are what its ranks counted, where that divides evenly."""
+    stated, tokens, steps = (
+        training.get("tokens_per_step"),
+        window_tokens(training),
+        len(training["samples"]["measured"]),
+    )
+    if stated is None or (tokens is not None and stated * steps == tokens):
+        return None
+    return f"tokens_per_step is {stated} and the ranks counted {tokens} in {steps} steps"
+
+
+def _a_script_is_whole(doc: Doc) -> str | None:
+    """Case and figures agree on whether a command of the user's own ran, and each has what the other kind has not."""
+    case, script = doc["case"], _script(doc)
+    if ("script" in case) != (script is not None):
+        return "only one of the case and the figures is of a command of the user's own"
+    if script is None:
+        lacking = [name for name in ("sequence", "micro_batch", "grad_accum") if name not in case]
+        asked = [name for name in ("mode", "compile", "dtype") if case[name] == "any"]
+        asked += ["data.kind"] if case["data"]["kind"] == "own" else []
+        if lacking or asked or "tokens_per_step" not in doc["training"]:
+            return f"the case leaves {(lacking + asked + ['tokens_per_step'])[0]} open, as only a command's may"
+        return None
+    if not case["command"]:
+        return "the figures are of a command, and the case has none"
+    has = [name for name in ("sequence", "micro_batch", "grad_accum", "prewarm") if name in case]
+    if has:
+        return f"the case pins {has[0]} of a command, which decides it itself"
+    tokens = window_tokens(doc["training"])
+    if (script["tokens"] == "counted") != (tokens is not None) and is_receipt(doc):
+        return f"the tokens are called {script['tokens']} and the ranks counted {tokens}"
+    if script["tokens"] == "declared" and "tokens_per_step" not in case["script"]:
+        return "the tokens are called declared and the case declares none"
+    if is_receipt(doc) and script["ranks_found"] != case["nproc"]:
+        return f"outcome.receipt is true with {script['ranks_found']} of {case['nproc']} ranks found"
+    return None
+
+
+def _steps_per_s_from_samples(doc: Doc) -> str | None:
+    script, measured = _script(doc), doc["training"]["samples"]["measured"]
+    stated = None if script is None else value_of(script["steps_per_s"])
+    if stated is None:
+        return None
+    if not measured or sum(measured) <= 0:
+        return "steps a second are stated and the measured samples have no length"
+    computed = len(measured) / (sum(measured) / 1e9)
+    return None if close(stated, computed) else f"script.steps_per_s is {stated} and its samples give {computed}"
+
+
+def _dispute_is_said(doc: Doc) -> str | None:
+    """A script's own figure beside ours: where they differ, a reader has to know."""
+    script = _script(doc)
+    said = None if script is None else value_of(script["reported_tokens_per_s"])
+    measured = value_of(doc["training"]["tokens_per_s"])
+    if said is None or measured is None or abs(said - measured) <= DISPUTED * measured:
+        return None
+    if any(finding["kind"] == "figure_disputed" for finding in doc["findings"]):
+        return None
+    return f"the script reports {said:g} tok/s, {measured:g} were measured, and no finding says so"
 
 
 def _mfu_needs_peak(doc: Doc) -> str | None:
@@ -219,6 +306,9 @@ TRAINING_RULES: Final[tuple[Rule, ...]] = (
     Rule("first-step-sums", "A part that is left out is where the time went.", _first_step_sums),
     Rule("prewarm-was-seen", "A rank that did not compile beforehand compiles later.", _prewarm_was_seen),
     Rule("step-is-the-cases", "Tokens of one step follow from the case alone.", _step_is_the_cases),
+    Rule("a-script-is-whole", "What a command leaves open must not be left open by others.", _a_script_is_whole),
+    Rule("steps-per-s-from-samples", "Steps a second are one over the mean step.", _steps_per_s_from_samples),
+    Rule("dispute-is-said", "Two figures for one thing, and one of them is wrong.", _dispute_is_said),
     Rule("mfu-needs-peak", "A share of an unknown peak is no number.", _mfu_needs_peak),
     Rule("dataset-is-asked-for", "Another data set answers another question.", _dataset_is_the_one_asked_for),
     *DATA_RULES,

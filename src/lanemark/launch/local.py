@@ -39,6 +39,7 @@ from lanemark.launch.environment import (
     rank_environment,
     rank_variables,
 )
+from lanemark.launch.guarding import dismiss_guard, start_guard
 from lanemark.launch.processes import (
     adopt_orphans,
     children,
@@ -164,7 +165,7 @@ class LocalSurface:
         launched_ns = time.monotonic_ns()
         try:
             run.adopted_before = adopt_orphans(enabled=True)
-            run.guard = _start_guard(root)
+            run.guard = start_guard(root)
             run.port = _hold_port(listening=request.reference_stack)
             run.port_number = run.port.getsockname()[1]
             after_fork = dies_with_parent()
@@ -256,23 +257,6 @@ def _make_cache_directories(request: LaunchRequest, environment: Mapping[str, st
             f"the compile cache directory {request.cache_dir!r} cannot be used ({error})",
             "set LANEMARK_HOME to a directory you can write",
         ) from error
-
-
-def _start_guard(paths: AttemptPaths) -> subprocess.Popen[bytes] | None:
-    """Without a guard the run goes on: it matters only if this process is killed with -9."""
-    command = [sys.executable, "-I", "-S", guard.__file__, str(paths.root)]
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},  # the guard must not carry the mark, nor hold the operator's secrets longer than the run
-            start_new_session=True,
-            bufsize=0,
-        )
-    except OSError:
-        return None
 
 
 def _hold_port(*, listening: bool) -> socket.socket:
@@ -419,19 +403,6 @@ def _release(run: _Run) -> None:
     if run.port is not None:
         run.port.close()
     if run.guard is not None:
-        _dismiss(run.guard)
+        dismiss_guard(run.guard)
         run.guard = None
         adopt_orphans(enabled=run.adopted_before)
-
-
-def _dismiss(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.write(guard.DONE)
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    try:
-        process.wait(_KILL_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -24,7 +24,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -51,6 +51,7 @@ _ASKING_SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGHUP")
 _START_POLL_S: Final = 0.2
 _START_S: Final = 60.0
 _STEADY_POLL_S: Final = 0.5
+_COMMAND_WORKS: Final = frozenset({"compile", "start", "import", "build", "drain", "done", "failed"})
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Limits:
         settle_s: others may go on for this long after one ended badly.
         end_marker_required: whether status 0 without `end.json` is a failure, as it is for the reference stack. A
             command that is not ours leaves no marker, and may make no beacon: it then has no stall limit either.
+        working: phases in which processor time counts as progress: compiling, and of a launched command everything
+            outside its step loop, where it may read, tokenise or save for as long as it likes.
     """
 
     stall_s: float
@@ -73,11 +76,13 @@ class Limits:
     grace_s: float = 10.0
     settle_s: float = 3.0
     end_marker_required: bool = True
+    working: frozenset[str] = frozenset({"compile"})
 
     @classmethod
     def of(cls, case: Case) -> Limits:
         """The limits that a case declares."""
-        return cls(stall_s=case.stall_s, wall_s=case.wall_s, end_marker_required=not case.command)
+        made = cls(stall_s=case.stall_s, wall_s=case.wall_s, end_marker_required=not case.command)
+        return made if case.script is None else replace(made, working=_COMMAND_WORKS)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class RankEnd:
         ended_ns: when it was seen; None when the process outlived even SIGKILL (an uninterruptible wait).
         end_marker: whether `end.json` was there.
         clean: status 0, with a marker where one is required.
+        command_status: of a rank whose status its launcher took: how the command ended, negative for a signal.
     """
 
     rank: int
@@ -102,6 +108,7 @@ class RankEnd:
     ended_ns: int | None
     end_marker: bool
     clean: bool
+    command_status: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         doc: dict[str, Any] = {
@@ -111,7 +118,13 @@ class RankEnd:
             "end_marker": self.end_marker,
             "clean": self.clean,
         }
-        optional = {"pid": self.pid, "status": self.status, "signal": self.signal, "ended_ns": self.ended_ns}
+        optional = {
+            "pid": self.pid,
+            "status": self.status,
+            "signal": self.signal,
+            "ended_ns": self.ended_ns,
+            "command_status": self.command_status,
+        }
         return doc | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -302,7 +315,7 @@ def _observe(watch: _Watch, status: SurfaceStatus, now_ns: int) -> None:
             continue
         if _read_page(watch, rank.rank):
             watch.progress_ns = watch.moved_ns = now_ns
-        if _compiles(watch, rank):
+        if _works(watch, rank):
             watch.progress_ns = now_ns
         for log in watch.logs[rank.rank]:
             relieve(log)
@@ -311,6 +324,9 @@ def _observe(watch: _Watch, status: SurfaceStatus, now_ns: int) -> None:
 def _end_of(watch: _Watch, rank: RankStatus) -> RankEnd:
     ours = {sent.signal for sent in watch.signals if sent.rank == rank.rank}
     end_marker = os.path.isfile(watch.paths.rank(rank.rank).end)
+    # A command answers for its ranks: it ended well, and no rank left an exception behind.
+    answered = rank.command_status == 0 and not os.path.isfile(watch.paths.rank(rank.rank).error)
+    ended_well = rank.status == 0 or (rank.status is None and rank.signal is None and answered)
     return RankEnd(
         rank=rank.rank,
         pid=rank.pid,
@@ -320,7 +336,8 @@ def _end_of(watch: _Watch, rank: RankStatus) -> RankEnd:
         signal_by="nobody" if rank.signal is None else "supervisor" if rank.signal in ours else "other",
         ended_ns=rank.ended_ns,
         end_marker=end_marker,
-        clean=rank.status == 0 and (end_marker or not watch.limits.end_marker_required),
+        clean=ended_well and (end_marker or not watch.limits.end_marker_required),
+        command_status=rank.command_status,
     )
 
 
@@ -342,10 +359,10 @@ def _read_page(watch: _Watch, rank: int) -> bool:
     return before is None or page.sequence != before.sequence
 
 
-def _compiles(watch: _Watch, rank: RankStatus) -> bool:
-    """Whether the rank is compiling and has used the processor since the last round."""
+def _works(watch: _Watch, rank: RankStatus) -> bool:
+    """Whether the rank may work without a word in its phase, and has used the processor since the last round."""
     page = watch.beacons[rank.rank]
-    if rank.cpu_s is None or page is None or page.phase != "compile":
+    if rank.cpu_s is None or page is None or page.phase not in watch.limits.working:
         return False
     before = watch.cpu_s.get(rank.rank, rank.cpu_s)
     watch.cpu_s[rank.rank] = rank.cpu_s
@@ -385,6 +402,9 @@ def _limit_reached(watch: _Watch, status: SurfaceStatus, now_ns: int) -> _Decisi
 def _describe(end: RankEnd) -> str:
     if end.signal is not None:
         return f"rank {end.rank} was ended by {end.signal}"
+    if end.status is None and end.command_status is not None:
+        how = f"with status {end.command_status}" if end.command_status >= 0 else f"by signal {-end.command_status}"
+        return f"the command ended {how}"
     if end.status is None:
         return f"rank {end.rank} ended and its status could not be seen"
     if end.status == 0:

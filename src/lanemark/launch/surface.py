@@ -151,6 +151,8 @@ class RankStatus:
         state: the kernel's state letter while it is alive; None where the surface cannot see it.
         stopped_since_ns: first seen stopped by a signal and not continued since.
         cpu_s: processor time so far.
+        command_status: for a rank of a launched command, whose own status its launcher took: how the command itself
+            ended, which answers for all of them; negative for a signal. None where ranks are started one by one.
     """
 
     rank: int
@@ -162,6 +164,7 @@ class RankStatus:
     state: str | None = None
     stopped_since_ns: int | None = None
     cpu_s: float | None = None
+    command_status: int | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lanemark.lanes.figures import Steps, step_time, tokens_per_s
+from lanemark.lanes.counted import window_tokens
+from lanemark.lanes.figures import Steps, step_time
 from lanemark.lanes.reports import RankReport
 from lanemark.lanes.rule import close, is_receipt
 from lanemark.lanes.training import rank_part, split_part, steps_of
@@ -111,7 +112,10 @@ def _check_steps(predicate: dict[str, Any], steps: Steps) -> None:
         for name, value in step_time(steps.measured_ns).items():
             _same(f"step_time.{name}", times[name], value)
     if rate is not None:
-        _same("tokens_per_s", rate, tokens_per_s(training["tokens_per_step"], steps.measured_ns))
+        tokens = window_tokens(training)
+        if tokens is None:
+            raise _underived("the record states a throughput, and its ranks counted no tokens")
+        _same("tokens_per_s", rate, tokens / (sum(steps.measured_ns) / 1e9))
 
 
 def _check_split(training: dict[str, Any], ranks: Sequence[RankReport], steps: Steps) -> None:

@@ -147,6 +147,11 @@ class Beacon:
         _detach_in_forked_children(beacon)
         return beacon
 
+    @property
+    def phase(self) -> Phase:
+        """The top-level phase that is open."""
+        return PHASES[self._base_number]
+
     def enter(self, phase: Phase, label: str = "") -> None:
         """Close the open top-level phase and open `phase`. Nested phases that are still open stay open."""
         number = _NUMBER.get(phase)

@@ -66,10 +66,10 @@ class StepRecorder:
         """The step that is under way, which is also the number of steps recorded."""
         return self._step
 
-    def begin(self) -> None:
-        """The first step begins now; phase `warmup`."""
+    def begin(self, since_ns: int | None = None) -> None:
+        """The first step begins now, or began at `since_ns` where only its end could be seen; phase `warmup`."""
         self._beacon.enter("warmup")
-        self._begin_ns = self._data_ready_ns = monotonic_ns()
+        self._begin_ns = self._data_ready_ns = monotonic_ns() if since_ns is None else since_ns
         if self._stamps_data:
             self._beacon.words[DATA_READY_WORD] = self._begin_ns - 1  # before the step: its tokens are not in hand yet
         self._at_step(self._step, self._begin_ns)

@@ -6,6 +6,8 @@ attempt.json        state, transitions, supervisor identity, placement; replaced
 host.json           what the supervisor's host looked like before the ranks started
 handover.json       what a launcher that leaves hands over: manifest, placement, what was done before the launch
 launch.json         the exact request: argv, environment settings with their reasons; rank pids
+executions.json     on a rented box: every beginning of the run, the last being this one
+rental.json         on a rented box: the exact request that it was rented with
 exits.json          each rank's end as the supervisor saw it; replaced atomically as they come
 looks.jsonl         what the ranks looked like from outside when nothing moved; one look a line, appended
 named.jsonl         what was concluded from the looks while the ranks ran, and when; one finding a line, appended
@@ -13,6 +15,7 @@ looks/              what hung ranks answered, verbatim: <look>-<rank>-flight.jso
 polls.jsonl         what collectors saw of a detached run; one look a line, appended
 snapshots/          call graphs of a detached run, taken on time-out or error
 supervisor.log      what a detached supervisor printed: nothing, unless it broke
+stdout.log, stderr.log   of a launched command, whose ranks share them
 reserve             preallocated bytes, given back when the record must be written to a full disk
 supervisor.lock     held (flock) by whoever writes here: launcher, then supervisor; or a collector
 record.json         the sealed bytes, once there are any
@@ -27,6 +30,8 @@ proofs/RUNG.json   promotion lane: what shows that a candidate holds a rung of t
 end.json        the clean end marker: losses, peaks, tokens; written last
 error.json      what the rank said when it failed (the TORCHELASTIC_ERROR_FILE layout)
 stdout.log, stderr.log
+claim.json      of a launched command: which process is the rank (measure/claim.py)
+earlier/<n>/    of a launched command: the same files of the rank's earlier lives
 """
 
 from __future__ import annotations
@@ -128,6 +133,11 @@ class RankPaths:
     def stderr(self) -> Path:
         return self.root / "stderr.log"
 
+    @property
+    def claim(self) -> Path:
+        """Which process of a launched command is this rank (measure/claim.py)."""
+        return self.root / "claim.json"
+
 
 @dataclass(frozen=True)
 class AttemptPaths:
@@ -164,6 +174,16 @@ class AttemptPaths:
         return self.root / "exits.json"
 
     @property
+    def executions(self) -> Path:
+        """Every beginning of the run on a rented box; missing elsewhere."""
+        return self.root / "executions.json"
+
+    @property
+    def rental(self) -> Path:
+        """What was asked of the place that rents boxes; missing elsewhere."""
+        return self.root / "rental.json"
+
+    @property
     def looks(self) -> Path:
         return self.root / "looks.jsonl"
 
@@ -192,6 +212,15 @@ class AttemptPaths:
     @property
     def supervisor_log(self) -> Path:
         return self.root / "supervisor.log"
+
+    @property
+    def command_stdout(self) -> Path:
+        """What a launched command printed, its ranks together."""
+        return self.root / "stdout.log"
+
+    @property
+    def command_stderr(self) -> Path:
+        return self.root / "stderr.log"
 
     @property
     def reserve(self) -> Path:
@@ -232,6 +261,11 @@ class Home:
     def ledger_copies(self) -> Path:
         """Copies and indexes of ledgers on remote storage, one directory each; all of it may be deleted."""
         return self.root / "ledger-copies"
+
+    @property
+    def rented_waves(self) -> Path:
+        """State of waves of rented runs, one file each (`lanemark.collect.modal_waves`)."""
+        return self.root / "rented-waves"
 
     @property
     def data(self) -> Path:

@@ -13,11 +13,13 @@ from typing import Any, Final, Literal
 from lanemark.records.encoding import digest, encode
 from lanemark.records.errors import UsageError
 from lanemark.records.questions import PromotionAsked, SparseAsked
+from lanemark.records.script import ScriptAsked
 
 Lane = Literal["training", "sparse", "promotion"]
-Mode = Literal["single", "ddp", "fsdp2"]
-Posture = Literal["eager", "regional", "model"]
-Dtype = Literal["fp32", "bf16", "fp16"]
+#: `any`, as for a GPU: nothing was asked for. Only a command of the user's own leaves these open.
+Mode = Literal["single", "ddp", "fsdp2", "any"]
+Posture = Literal["eager", "regional", "model", "any"]
+Dtype = Literal["fp32", "bf16", "fp16", "any"]
 
 LANES: Final = ("training", "sparse", "promotion")
 MODES: Final = ("single", "ddp", "fsdp2")
@@ -88,18 +90,24 @@ def parse_gpu(text: str) -> GpuSpec:
     return GpuSpec(name, pin == "!", pin == "+", int(count_text) if count_text else None)
 
 
+#: What `preset` says of a command of the user's own, whose model no recipe names.
+SCRIPT_PRESET: Final = "script"
+#: What a case of a command does not pin: the command decides it, and nobody knows it before.
+_NOT_A_SCRIPTS: Final = ("sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s")
+
+
 @dataclass(frozen=True)
 class DataAsked:
     """Which tokens the case asks for.
 
     Attributes:
-        kind: token files, or made up in memory.
+        kind: token files, or made up in memory; `own`: a command brings its tokens along, and nothing identifies them.
         dataset_digest: None for synthetic tokens, which are no dataset.
         path_class: what the tokens are said to be read through, one of `PATH_CLASSES`; None where nothing was said.
             What they really are read through is observed, and held to it.
     """
 
-    kind: Literal["shards", "synthetic"]
+    kind: Literal["shards", "synthetic", "own"]
     dataset_digest: str | None = None
     path_class: str | None = None
 
@@ -132,6 +140,8 @@ class Case:
             policy, which gives its reason.
         collective_timeout_s: how long a rank may wait in a collective once nothing is left to compile; seconds. The
             default is torch's own for NCCL (torch.distributed.constants).
+        script: there for a command that Lanemark launches once and whose ranks it finds; such a case pins the command,
+            the window and what is declared of it, and leaves mode, posture and precision open (`any`).
         sparse: the sparse lane's own question; None in any other lane.
         promotion: the promotion lane's own question; None in any other lane.
 
@@ -160,6 +170,7 @@ class Case:
     wall_s: float = 3600.0
     prewarm: Literal["auto", "off"] = "auto"
     collective_timeout_s: float = 600.0
+    script: ScriptAsked | None = None
     sparse: SparseAsked | None = None
     promotion: PromotionAsked | None = None
 
@@ -169,6 +180,8 @@ class Case:
             if (question is not None) != (self.lane == lane):
                 has = "lacks" if question is None else "has"
                 raise ValueError(f"a case of the {self.lane} lane {has} a question of the {lane} lane")
+        if self.script is not None and (self.lane != "training" or not self.command):
+            raise ValueError("only the training lane measures a command, and then the case has one")
 
     @property
     def takes_steps(self) -> bool:
@@ -179,7 +192,7 @@ class Case:
         """The case as plain JSON; `Case.from_json` reads it back."""
         doc = asdict(self)
         doc["command"] = list(self.command)
-        for question in ("sparse", "promotion"):
+        for question in ("sparse", "promotion", "script"):
             del doc[question]
         if not self.takes_steps:
             for name in STEP_FIELDS:
@@ -188,6 +201,9 @@ class Case:
             doc["sparse"] = self.sparse.to_json()
         if self.promotion is not None:
             doc["promotion"] = self.promotion.to_json()
+        if self.script is not None:
+            doc = {name: value for name, value in doc.items() if name not in _NOT_A_SCRIPTS}
+            doc["script"] = self.script.to_json()
         for name in ("dataset_digest", "path_class"):
             if doc["data"][name] is None:
                 del doc["data"][name]
@@ -199,6 +215,11 @@ class Case:
         known = {f.name for f in fields(cls)}
         if not isinstance(doc, dict) or not set(doc) <= known:
             raise ValueError(f"not a case: unknown keys {sorted(set(doc) - known)[:5]}")
+        if "script" in doc:
+            pinned = set(doc) & set(_NOT_A_SCRIPTS)
+            if pinned:
+                raise ValueError(f"not a case: a command decides {min(pinned)} itself")
+            doc = {**doc, "sequence": 1, "micro_batch": 1, "script": ScriptAsked.from_json(doc["script"])}
         alone = {name for name in STEP_FIELDS if name in doc}
         if doc["lane"] == "training" and not alone >= _STEP_COUNTS:
             raise ValueError("not a case of the training lane: it takes no steps")
@@ -224,7 +245,9 @@ class Case:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of the global batch in one optimizer step."""
+        """Tokens of the global batch in one optimizer step: of a command, as declared, and 0 where nobody did."""
+        if self.script is not None:
+            return self.script.tokens_per_step or 0
         return self.nproc * self.micro_batch * self.grad_accum * self.sequence
 
     @property

@@ -39,6 +39,7 @@ SLUGS: Final[dict[str, str]] = {
     "candidate-unknown": "No kernel path has that name",
     "wave-invalid": "A wave of the promotion lane cannot be meant",
     "wave-empty": "A wave of the promotion lane asks for nothing",
+    "modal-image-unpinned": "The image to rent is not named by its digest",
     # data
     "data-missing": "The data directory or a shard in it does not exist",
     "data-empty": "The data holds no tokens, or too few for one step",
@@ -69,6 +70,7 @@ SLUGS: Final[dict[str, str]] = {
     # gates
     "torch-missing": "The training stack needs torch, which this interpreter does not have",
     "gpu-missing": "The requested GPU class is not on this host",
+    "command-missing": "The command cannot be found or executed",
     "compiler-missing": "Compiled runs on a CPU need a C++ compiler",
     "disk-short": "There is too little free disk for the attempt",
     "home-unwritable": "The Lanemark home cannot be written",
@@ -78,6 +80,11 @@ SLUGS: Final[dict[str, str]] = {
     "cache-disk-short": "There is too little free disk for the compile cache",
     "cache-seed-refused": "No layer could seed the compile cache",
     "cache-not-captured": "The compile cache could not be captured",
+    "modal-extra-missing": "Renting from Modal needs a package that is not installed",
+    "modal-credentials-missing": "There is no Modal token",
+    "modal-unreachable": "Modal did not answer in time, or not as Modal does",
+    "modal-denied": "Modal refuses the credentials",
+    "modal-secret-missing": "Modal knows no Secret of that name",
     # runs
     "run-failed": "The run ended badly; its record says how",
     "run-cancelled": "The run was cancelled; its record says when",

@@ -14,19 +14,22 @@ from lanemark.records.schema_data import DataRankPart, DataStallsPart, PathClass
 from lanemark.records.schema_parts import Count, Digest, Many, Observed, Part, Positive, Seconds, Stamp, Text
 from lanemark.records.schema_startup import CachePolicy
 
-ModeAsked = Literal["single", "ddp", "fsdp2"]
-PostureAsked = Literal["eager", "regional", "model"]
+#: `any` stands in cases of a command of the user's own alone: nothing was asked for, and what was there is observed.
+ModeAsked = Literal["single", "ddp", "fsdp2", "any"]
+PostureAsked = Literal["eager", "regional", "model", "any"]
 
 
 class DataAskedPart(Part):
     """Which tokens the case asks for."""
 
-    kind: Literal["shards", "synthetic"] = Field(
-        description="`shards`: token files. `synthetic`: made up in memory, which measures no data path."
+    kind: Literal["shards", "synthetic", "own"] = Field(
+        description="`shards`: token files. `synthetic`: made up in memory, which measures no data path. `own`: a "
+        "command brings its own, which nothing here identifies."
     )
     dataset_digest: Digest | None = Field(
         default=None,
-        description="Digest over the shards' digests. Missing for synthetic tokens, which are no data set.",
+        description="Digest over the shards' digests. Missing for synthetic tokens, which are no data set, "
+        "and for a command's own.",
     )
     path_class: PathClassAsked | None = Field(
         default=None,
@@ -39,8 +42,10 @@ class CasePart(Part):
 
     preset: Text = Field(description="The named recipe, or the name of the case set.")
     nproc: Positive = Field(description="Ranks asked for, all on one node.")
-    mode: ModeAsked = Field(description="How ranks are to share the work.")
-    compile: PostureAsked = Field(description="Compile posture: nothing, one repeated region, or the whole model.")
+    mode: ModeAsked = Field(description="How ranks are to share the work. `any`: a command's own affair.")
+    compile: PostureAsked = Field(
+        description="Compile posture: nothing, one repeated region, or the whole model. `any`: a command's own affair."
+    )
     data: DataAskedPart = Field(description="The tokens asked for.")
     surface: Text = Field(description="Where it is to run: `local`, `modal`.")
     gpu: Text = Field(description="GPU specification, `NAME[!|+][:COUNT]`, `cpu` or `any`; `!` admits no substitute.")
@@ -377,7 +382,9 @@ class RankExitPart(Part):
 
     rank: Count = Field(description="The rank.")
     pid: Count = Field(description="Its process id; 0 when none was seen.")
-    status: Observed[int] = Field(description="Exit status. Absent when a signal ended it.")
+    status: Observed[int] = Field(
+        description="Exit status. Absent when a signal ended it, unavailable when the launcher of a command took it."
+    )
     signal: Observed[str] = Field(description="The signal that ended it. Absent when it ended by itself.")
     signal_by: Literal["nobody", "supervisor", "other", "unknown"] = Field(description="Who sent that signal.")
     end_marker: bool = Field(description="Whether it left its clean end marker, written last of all.")

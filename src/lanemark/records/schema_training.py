@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lanemark.records.schema_envelope import CasePart
 from lanemark.records.schema_parts import Count, Many, Observed, Part, Seconds, Text
+from lanemark.records.schema_script import ScriptCasePart, ScriptPart
 from lanemark.records.schema_startup import FirstStepPart, RankCachePart, rank_cache_unrecorded, unrecorded
 
 
@@ -15,12 +16,23 @@ class TrainingCasePart(CasePart):
     """The training lane's question, whole."""
 
     lane: Literal["training"] = Field(description="The lane.")
-    dtype: Literal["fp32", "bf16"] = Field(description="Compute precision; `bf16` keeps fp32 weights and reductions.")
+    dtype: Literal["fp32", "bf16", "any"] = Field(
+        description="Compute precision; `bf16` keeps fp32 weights and reductions. `any`: a command's own affair."
+    )
     steps: Count = Field(description="Optimizer steps in all, warm-up included.")
     warmup: Count = Field(description="Leading steps that are never measured.")
-    sequence: Count = Field(description="Tokens in one sequence.")
-    micro_batch: Count = Field(description="Sequences a rank takes in one forward.")
-    grad_accum: Count = Field(description="Forwards a rank takes in one optimizer step.")
+    sequence: Count | None = Field(
+        default=None, description="Tokens in one sequence. Missing for a command, which decides it itself."
+    )
+    micro_batch: Count | None = Field(
+        default=None, description="Sequences a rank takes in one forward. Missing for a command."
+    )
+    grad_accum: Count | None = Field(
+        default=None, description="Forwards a rank takes in one optimizer step. Missing for a command."
+    )
+    script: ScriptCasePart | None = Field(
+        default=None, description="What is asked of a command of the user's own. Missing for the reference stack."
+    )
     prewarm: Literal["auto", "off"] | None = Field(
         default=None,
         description="Whether ranks compile one unsharded block before they share the model; `auto` leaves it to their "
@@ -131,7 +143,11 @@ class TrainingPart(Part):
     """The training lane's own part: figures of the measured loop, or why there are none."""
 
     window: WindowPart = Field(description="The declared window.")
-    tokens_per_step: Count = Field(description="Tokens of the global batch in one step: follows from the case.")
+    tokens_per_step: Count | None = Field(
+        default=None,
+        description="Tokens of the global batch in one step: follows from the case. Of a command, what its ranks "
+        "counted, and missing where they counted none, or not the same in every step.",
+    )
     tokens_per_s: Observed[float] = Field(
         description="The headline: global batch tokens ÷ mean step, tokens a second. Unavailable without a receipt."
     )
@@ -144,5 +160,9 @@ class TrainingPart(Part):
     model: ModelPart = Field(description="What was trained.")
     mfu: Observed[float] = Field(
         description="Share, 0 to 1, of the devices' dense peak. Unavailable where the peak is not known, as for a CPU."
+    )
+    script: ScriptPart | None = Field(
+        default=None,
+        description="How a command of the user's own was measured. Missing for the reference stack.",
     )
     does_not_prove: Many[Text] = Field(description="What must not be read into this record. Never empty.")

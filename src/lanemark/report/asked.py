@@ -87,6 +87,13 @@ def _data(data: Mapping[str, Any]) -> Asked:
         return Asked(
             "data", stated("synthetic"), shown(data["path_class"]), _equal("synthetic", value_of(data["path_class"]))
         )
+    if asked["kind"] == "own":
+        return Asked(
+            "data",
+            stated("the command's own"),
+            shown(data["path_class"], lambda value: plain(value).replace("_", " ")),
+            "unconstrained",
+        )
     seen = value_of(data["dataset_digest"])
     return Asked(
         "data",
@@ -119,7 +126,9 @@ def _devices(hardware: Mapping[str, Any]) -> tuple[Asked, ...]:
 
 
 def _word(label: str, requested: str, observation: dict[str, Any]) -> Asked:
-    return Asked(label, stated(requested), shown(observation), _equal(requested, value_of(observation)))
+    seen = value_of(observation)
+    agreement = "unconstrained" if requested == "any" and seen is not None else _equal(requested, seen)
+    return Asked(label, stated(requested), shown(observation), agreement)
 
 
 def asked_rows(predicate: Mapping[str, Any]) -> tuple[Asked, ...]:

@@ -17,7 +17,9 @@ from lanemark.report.data_ranks import more_rows
 from lanemark.report.first_step import slowest
 from lanemark.report.headline import Receipt
 from lanemark.report.quantities import count, duration, percent, plural, scaled, short_digest, size
-from lanemark.report.sections import fine, inventory, loss_cell, path_words, prewarm, purpose, quoted, seeded_from
+from lanemark.report.quoting import quoted
+from lanemark.report.script_rows import script_rows, step_tokens
+from lanemark.report.sections import fine, inventory, loss_cell, path_words, prewarm, purpose, seeded_from
 
 Form = Callable[[Any], str]
 _SHORT: Final = 32
@@ -109,11 +111,12 @@ def _figures(training: Mapping[str, Any], receipt: Receipt) -> Group:
     return group(
         "Figures",
         quoted("throughput", training["tokens_per_s"], receipt),
+        *script_rows(training, receipt),
         row("step time", training["step_time"], _step_line),
         stated_row(
             "window",
             f"{plural(window['measured'], 'step')} after {count(window['warmup'])} of warm-up, "
-            f"{count(recorded)} recorded, {count(training['tokens_per_step'])} tokens each",
+            f"{count(recorded)} recorded, {step_tokens(training)}",
         ),
         _together(
             "split",

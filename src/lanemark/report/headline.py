@@ -8,7 +8,8 @@ it fails closed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +77,24 @@ def receipt_of(predicate: Mapping[str, Any]) -> Receipt:
         )
     if not outcome["receipt"]:
         return Receipt(quotable=False, label="No receipt", reason=why)
-    if value_of(predicate["training"]["tokens_per_s"]) is None:
+    if value_of(predicate["training"]["tokens_per_s"]) is None and steps_rate(predicate["training"]) is None:
         return Receipt(quotable=False, label="No receipt", reason="no throughput was observed")
     return Receipt(quotable=True, label="Receipt", reason=why)
+
+
+def steps_rate(training: Mapping[str, Any]) -> float | None:
+    """Steps a second of a command of the user's own; None for the reference stack, and where none were observed."""
+    script = training.get("script")
+    rate = None if script is None else value_of(script["steps_per_s"])
+    return rate if isinstance(rate, float) else None
+
+
+def speed(training: Mapping[str, Any]) -> str:
+    """What a receipt is for: tokens a second, or, where a command counted no tokens, steps a second."""
+    tokens, steps = value_of(training["tokens_per_s"]), steps_rate(training)
+    if tokens is None and steps is not None:
+        return f"{steps:.4g} steps/s"
+    return throughput(tokens)
 
 
 def headline(predicate: Mapping[str, Any]) -> Headline:
@@ -92,7 +108,9 @@ def headline(predicate: Mapping[str, Any]) -> Headline:
     qualifier = f"over {steps} after {plural(window['warmup'], 'warm-up step')}"
     if is_synthetic(predicate):
         qualifier += ", on synthetic tokens: no data path was measured"
-    return Headline(subject, throughput(value_of(predicate["training"]["tokens_per_s"])), qualifier, receipt)
+    if "script" in predicate["training"] and value_of(predicate["training"]["tokens_per_s"]) is None:
+        qualifier += ", tokens not counted"
+    return Headline(subject, speed(predicate["training"]), qualifier, receipt)
 
 
 def _subject(predicate: Mapping[str, Any]) -> str:
@@ -103,11 +121,11 @@ def _subject(predicate: Mapping[str, Any]) -> str:
     asked_gpu = visible(hardware["requested"]["gpu"])
     seen_gpu = "not observed" if device is None else f"observed {plain(device)}"
     parts = [
-        visible(case["preset"]),
+        command_name(case["command"]) if "script" in case else visible(case["preset"]),
         _pair(plural(case["nproc"], "rank"), None if ranks is None else plural(ranks, "rank")),
         _pair(distributed["requested"]["mode"], value_of(distributed["observed"]["mode"])),
         _pair(predicate["compile"]["requested"], value_of(predicate["compile"]["observed"]["posture"])),
-        visible(case["dtype"]),
+        precision(predicate),
         f"{plain(device) if device is not None else 'device unknown'} (requested {asked_gpu} → {seen_gpu})",
     ]
     if is_synthetic(predicate):
@@ -115,8 +133,26 @@ def _subject(predicate: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def precision(predicate: Mapping[str, Any]) -> str:
+    """The case's precision; of a command, the number formats of the parameters that it was seen to train."""
+    script = predicate["training"].get("script")
+    if script is None:
+        return visible(predicate["case"]["dtype"])
+    seen = value_of(script["parameter_dtypes"])
+    return f"{' and '.join(map(visible, seen))} parameters" if seen else "precision not observed"
+
+
+def command_name(command: Sequence[str]) -> str:
+    """A command in a few words: its script, or else its program."""
+    script = next((word for word in command[1:] if word.endswith((".py", ".sh"))), None)
+    module = next((command[place + 1] for place, word in enumerate(command[:-1]) if word == "-m"), None)
+    return visible(posixpath.basename(script or module or command[0]))
+
+
 def _pair(requested: str, observed: str | None) -> str:
     """One word where both agree; both words where they do not."""
     if observed is None:
         return f"{visible(requested)} requested but not observed"
-    return visible(observed) if observed == requested else f"{visible(observed)} (requested {visible(requested)})"
+    if requested in (observed, "any"):
+        return visible(observed)
+    return f"{visible(observed)} (requested {visible(requested)})"

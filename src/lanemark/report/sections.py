@@ -22,28 +22,16 @@ from lanemark.report.quantities import (
     scaled,
     significant,
     size,
-    throughput,
     visible,
     yes_no,
 )
+from lanemark.report.quoting import quoted
+from lanemark.report.script_rows import script_rows, step_tokens
 
 
 def fine(seconds: float) -> str:
     """Step times of one window lie close together, so they carry one digit more than other durations."""
     return duration(seconds, 4)
-
-
-def _global_throughput(tokens_per_s: float) -> str:
-    return f"{throughput(tokens_per_s)}, global batch"
-
-
-def quoted(
-    label: str, observation: dict[str, Any], receipt: Receipt, form: Callable[[Any], str] = _global_throughput
-) -> Row:
-    """A row for a figure that only a receipt makes quotable."""
-    if receipt.quotable or value_of(observation) is None:
-        return row(label, observation, form)
-    return Row(label, Cell(f"withheld: {receipt.reason}", "withheld", plain(observation["source"])))
 
 
 def _step(name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -89,7 +77,8 @@ def _loop(training: Mapping[str, Any], receipt: Receipt) -> Group:
         *(times if value_of(step) is not None else (row("step time", step),)),
         stated_row("window", f"{count(window['measured'])} steps after {count(window['warmup'])} of warm-up"),
         stated_row("steps recorded in it", count(len(training["samples"]["measured"]))),
-        stated_row("tokens per step", count(training["tokens_per_step"])),
+        stated_row("tokens per step", step_tokens(training)),
+        *script_rows(training, receipt),
     )
 
 

@@ -17,7 +17,7 @@ every call of every block.
   wrapper says how large its buckets are.
 
 All three are details of torch that it does not promise (seen alike from 2.11 to 2.13). Where one changes, keys differ,
-lookups miss, and each rank's counts show it (`lanemark.stack.cache_use`): nothing breaks but the protection.
+lookups miss, and each rank's counts show it (`lanemark.measure.cache_use`): nothing breaks but the protection.
 """
 
 from __future__ import annotations

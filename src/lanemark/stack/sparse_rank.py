@@ -36,9 +36,9 @@ def bench(session: RankSession) -> None:
         raise ValueError("the case has no question of the sparse lane")
     beacon.enter("import")
     from lanemark.lanes.sparse_identity import BASELINE
+    from lanemark.measure.cache_use import cache_use
     from lanemark.measure.compiling import watch_compilations
     from lanemark.measure.peaks import memory_peaks
-    from lanemark.stack.cache_use import cache_use
     from lanemark.stack.sparse.bench import expect, measure, selectors
     from lanemark.stack.sparse.problem import draw_problem
 
@@ -84,7 +84,7 @@ def worker_facts(session: RankSession, device: torch.device) -> dict[str, Any]:
     """What this worker saw of itself, for `observed.json`."""
     import torch.distributed as dist
 
-    from lanemark.stack.facts import device_facts, torch_facts
+    from lanemark.measure.torch_facts import device_facts, torch_facts
 
     alone = not (dist.is_available() and dist.is_initialized())
     source = "torch.distributed.is_initialized"

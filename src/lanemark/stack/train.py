@@ -260,8 +260,8 @@ def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -
     import torch.distributed as dist
 
     from lanemark.lanes.windows import sum_of
+    from lanemark.measure.cache_use import cache_use
     from lanemark.measure.peaks import memory_peaks
-    from lanemark.stack.cache_use import cache_use
 
     mean = torch.stack(consumed.losses).float().to(device)
     dist.all_reduce(mean)  # a sum: one rank's NaN or infinity stays one in everybody's mean
@@ -291,7 +291,7 @@ def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -
 
 def report_cache_use(session: RankSession, facts: dict[str, Any]) -> None:
     """Rewrite `observed.json` with what this rank used of the compile cache so far."""
-    from lanemark.stack.cache_use import cache_use
+    from lanemark.measure.cache_use import cache_use
 
     word = cache_use(os.environ, compiled=session.case.compile != "eager")
     session.write_observed({**facts, "compile_cache": word})

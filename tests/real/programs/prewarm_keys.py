@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from lanemark.lanes.presets import preset
+from lanemark.measure.cache_use import lookups
 from lanemark.records.case import Case, DataAsked
 from lanemark.stack import parallel
-from lanemark.stack.cache_use import lookups
 from lanemark.stack.loader import SyntheticLoader, batch
 from lanemark.stack.prewarm import compile_ahead
 from lanemark.stack.step import make_step

@@ -21,6 +21,8 @@ CLIENT = ("pydantic", "rich", "jinja2", "platformdirs", "pynvml", "cryptography"
 #: Rooms laid beside the ranks. `records.schema` and the parts of it are the client-side modules among them.
 WORKER_ROOMS = ("records", "observe", "lanes", "measure", "launch", "diagnose", "collect")
 WORKER_LEDGER = ("lanemark.ledger.objects",)
+#: The two modules that speak to the SDK: one on the launching host, one where the service brings the SDK itself.
+MODAL = ("lanemark.launch.modal_client", "lanemark.launch.modal_inside")
 
 PROGRAM = """
 import importlib, json, sys
@@ -66,9 +68,8 @@ def failures(names: list[str], blocked: tuple[str, ...], python: str = sys.execu
 
 
 def worker_modules() -> list[str]:
-    return [name for name in modules(*WORKER_ROOMS) if not name.startswith("lanemark.records.schema")] + list(
-        WORKER_LEDGER
-    )
+    found = [name for name in modules(*WORKER_ROOMS) if not name.startswith("lanemark.records.schema")]
+    return [name for name in found if name not in MODAL] + list(WORKER_LEDGER)
 
 
 def find_python310() -> str | None:
@@ -112,6 +113,10 @@ def test_the_client_side_imports_without_the_training_stack() -> None:
 
 def test_the_worker_side_imports_with_the_standard_library_alone() -> None:
     assert failures(worker_modules(), CLIENT + STACK) == {}
+
+
+def test_two_modules_need_modal_and_no_other() -> None:
+    assert set(failures(modules("launch", "collect", "cli"), ("modal",))) == set(MODAL)
 
 
 def test_the_training_stack_imports_without_the_client_side() -> None:

@@ -54,8 +54,35 @@ COMPILED = {"kind": "compiled_in_window", "severity": "caveat", "summary": "x", 
 UNPINNED = {"case.gpu": "H100:8", "hardware.requested.gpu": "H100:8"}
 
 
+#: What makes a command's record of a reference stack's: enough of it for the rules about commands.
+SCRIPT = {
+    "measured_by": seen("hooks"), "tokens": "counted", "steps_per_s": seen(3 / 0.3755),
+    "reported_tokens_per_s": UNKNOWN, "parameter_dtypes": seen(["float32"]), "ranks_found": 2,
+    "found_by": ["environment"], "restarts": 0, "command_status": seen(0),
+}  # fmt: skip
+OF_A_COMMAND = {
+    "training.script": SCRIPT, "case.script": {}, "case.command": ["torchrun", "train.py"], "case.sequence": DROP,
+    "case.micro_batch": DROP, "case.grad_accum": DROP, "case.prewarm": DROP,
+}  # fmt: skip
+
 #: rule, a good record, what is changed in it: each case breaks that rule.
 REFUSED = [
+    ("a-script-is-whole", OK, {"training.script": SCRIPT}),
+    ("a-script-is-whole", OK, {"case.script": {}}),
+    ("a-script-is-whole", OK, {"case.grad_accum": DROP}),
+    ("a-script-is-whole", OK, {"case.mode": "any", "distributed.requested.mode": "any"}),
+    ("a-script-is-whole", OK, {**OF_A_COMMAND, "case.command": []}),
+    ("a-script-is-whole", OK, {**OF_A_COMMAND, "case.prewarm": "off"}),
+    ("a-script-is-whole", OK, {**OF_A_COMMAND, "training.script": {**SCRIPT, "tokens": "absent"}}),
+    ("a-script-is-whole", OK, {**OF_A_COMMAND, "training.script": {**SCRIPT, "ranks_found": 1}}),
+    ("steps-per-s-from-samples", OK, {**OF_A_COMMAND, "training.script": {**SCRIPT, "steps_per_s": seen(9.0)}}),
+    ("dispute-is-said", OK, {**OF_A_COMMAND, "training.script": {**SCRIPT, "reported_tokens_per_s": seen(1.0)}}),
+    ("figures-need-receipt", OK, {**OF_A_COMMAND, "outcome.receipt": False, "training.tokens_per_s": UNKNOWN}),
+    ("receipt-needs-figure", OK, {**OF_A_COMMAND, "training.script": {**SCRIPT, "steps_per_s": UNKNOWN}}),
+    ("receipt-needs-finite-loss", OK, {**OF_A_COMMAND, "training.loss.finite": UNKNOWN}),
+    ("receipt-needs-finite-loss", OK, {**OF_A_COMMAND, "training.loss.finite": seen(value=False)}),
+    ("throughput-from-samples", OK, {**OF_A_COMMAND, "training.ranks.0.tokens": UNKNOWN}),
+    ("step-is-the-cases", OK, {**OF_A_COMMAND, "training.tokens_per_step": 7}),
     ("figures-need-receipt", OK, {"outcome.receipt": False}),
     ("figures-need-receipt", CUDA, {"outcome.receipt": False, "training.tokens_per_s": UNKNOWN}),
     ("receipt-needs-figure", OK, {"training.tokens_per_s": UNKNOWN}),
@@ -218,6 +245,12 @@ REFUSED = [
 
 #: A good record and a change that looks like a lie and is none: nothing is broken.
 ACCEPTED = [
+    (OK, OF_A_COMMAND),
+    (OK, {**OF_A_COMMAND, "training.tokens_per_step": DROP}),
+    (
+        OK,
+        {**OF_A_COMMAND, "training.script": {**SCRIPT, "reported_tokens_per_s": seen(2 * 4 * 256 * 3 / 0.3755 * 1.01)}},
+    ),
     (WARM, {"compile.observed.last_end_step": seen(1)}),
     (WARM, {"compile.observed.last_end_step": seen(5), "findings": [COMPILED]}),
     (FAILED, {"training.samples.measured": [], "outcome.ranks.0.end_marker": True}),
@@ -321,6 +354,7 @@ def test_every_spelling_of_a_request_is_noticed(source):
     assert "observed-is-not-declared" in {item.rule for item in broken_rules(doc)}
 
 
-def test_a_users_own_command_may_count_tokens_in_its_own_way():
-    doc = changed(OK, {"case.command": ["python", "train.py"], "training.ranks.0.tokens": UNKNOWN})
+def test_a_command_that_counted_no_tokens_has_steps_a_second_and_no_throughput():
+    none = {"training.ranks.0.tokens": UNKNOWN, "training.tokens_per_s": UNKNOWN, "training.tokens_per_step": DROP}
+    doc = changed(OK, {**OF_A_COMMAND, **none, "training.script": {**SCRIPT, "tokens": "absent"}})
     assert broken_rules(doc) == ()

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lanemark.lanes.presets import CLIP_NORM, Preset, preset
+from lanemark.measure.torch_facts import device_facts, guarded, torch_facts
 from lanemark.records.errors import UsageError
-from lanemark.stack.facts import device_facts, guarded, torch_facts
 from lanemark.stack.parallel import (
     autocasts,
     build,

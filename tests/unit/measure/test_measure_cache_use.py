@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lanemark.stack import cache_use as module
-from lanemark.stack.cache_use import cache_use, lookups, mapped_below
+from lanemark.measure import cache_use as module
+from lanemark.measure.cache_use import cache_use, lookups, mapped_below
 
 MAPS = """\
 7f0000000000-7f0000001000 r--p 00000000 08:01 11   /cache/inductor/ab/cabc.main.so

@@ -1,0 +1,119 @@
+"""What a script of the user's own trains, as far as its optimizers show it: parameters, device, mode, compile posture.
+
+A framework hides its model; an optimizer that stepped holds what was trained. From its parameters' types follows how
+ranks share them (source: torch's own classes): FSDP2 makes them `DTensor`, FSDP1 `FlatParameter`, and DDP leaves them
+alone, so that its wrapper is looked for among the live objects, once, outside the window.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any, Final
+from weakref import ref
+
+from lanemark.records.observation import Observation, observed, unavailable
+
+_SOURCE: Final = "parameters of the optimizers that stepped"
+#: More optimizers than a training step has; scripts that make one a parameter are known by their first ones.
+_MAX_OPTIMIZERS: Final = 64
+#: A compiled module that holds at least this share of what is trained is the model: frozen parts and heads vary.
+_WHOLE: Final = 0.99
+
+
+class Trained:
+    """What is known of the model, from the optimizers that stepped and the calls of `torch.compile`."""
+
+    nothing = "no optimizer of torch stepped in this process"
+
+    def __init__(self) -> None:
+        self._optimizers: list[Any] = []
+        self._compiled: list[Any] = []
+        self._functions = 0
+
+    def take(self, optimizer: Any) -> None:
+        """An optimizer stepped. Cheap: called at every step."""
+        known = self._optimizers
+        if len(known) < _MAX_OPTIMIZERS and not any(each() is optimizer for each in known):
+            known.append(ref(optimizer))
+
+    def compiled(self, target: Any, *, backend: str) -> None:
+        """`torch.compile` was given `target`; a backend that compiles nothing (`eager`) does not count."""
+        if backend == "eager":
+            return
+        module = getattr(target, "__self__", target)  # Module.compile passes the module's own bound call
+        if hasattr(module, "parameters"):
+            self._compiled.append(ref(module))
+        else:
+            self._functions += 1
+
+    def _parameters(self) -> list[Any]:
+        found: dict[int, Any] = {}
+        for each in self._optimizers:
+            optimizer = each()
+            for group in [] if optimizer is None else optimizer.param_groups:
+                found |= {id(parameter): parameter for parameter in group["params"]}
+        return list(found.values())
+
+    def device(self) -> Any:
+        """The torch.device of what is trained, or None where nothing was seen."""
+        parameters = self._parameters()
+        return parameters[0].device if parameters else None
+
+    def parameters(self) -> Observation[int]:
+        """How many numbers are trained, over all ranks. Raises nothing that the caller does not guard."""
+        parameters = self._parameters()
+        if not parameters:
+            return unavailable(_SOURCE, self.nothing)
+        if any(_is_flat(parameter) for parameter in parameters):
+            return unavailable(_SOURCE, "FSDP1 leaves each rank a flat shard, whose own size is not the model's")
+        return observed(sum(int(parameter.numel()) for parameter in parameters), _SOURCE)
+
+    def dtypes(self) -> Observation[list[str]]:
+        """The number formats of what is trained, sorted. Compute may use others (autocast)."""
+        names = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in self._parameters()})
+        return observed(names, _SOURCE) if names else unavailable(_SOURCE, self.nothing)
+
+    def mode(self, world_size: int) -> Observation[str]:
+        """`fsdp2`, `fsdp1`, `ddp`, `single`, `mixed`; unavailable where ranks share work in no way that is known."""
+        parameters = self._parameters()
+        if not parameters:
+            return unavailable(_SOURCE, self.nothing)
+        if any(_is_flat(parameter) for parameter in parameters):
+            return observed("fsdp1", f"{_SOURCE}: FlatParameter")
+        sharded = [hasattr(parameter, "placements") and hasattr(parameter, "device_mesh") for parameter in parameters]
+        if all(sharded):
+            return observed("fsdp2", f"{_SOURCE}: DTensor")
+        if any(sharded):
+            return observed("mixed", f"{_SOURCE}: some of them DTensor")
+        if world_size == 1:
+            return observed("single", "a world of one rank")
+        if _ddp_is_here():
+            return observed("ddp", "a live DistributedDataParallel module")
+        return unavailable(_SOURCE, "several ranks, and no wrapper of torch's that would share their work")
+
+    def posture(self, compilations: int) -> Observation[str]:
+        """`model`, `regional` or `eager`, from what was compiled; only what ran can tell, so ask after the warm-up."""
+        if not self._compiled and not self._functions:
+            if compilations:
+                return unavailable("torch.compile", "something compiled and torch.compile was never called")
+            return observed("eager", "torch.compile was never called")
+        if not compilations:
+            return observed("eager", "torch.compile was called and nothing was compiled")
+        trained = {id(parameter) for parameter in self._parameters()}
+        for each in self._compiled:
+            module = each()
+            held = set() if module is None else {id(parameter) for parameter in module.parameters()}
+            if trained and len(held & trained) >= _WHOLE * len(trained):
+                return observed("model", "torch.compile was given a module that holds what is trained")
+        return observed("regional", "torch.compile was given parts of what is trained, or functions")
+
+
+def _is_flat(parameter: Any) -> bool:
+    return bool(getattr(parameter, "_is_flat_param", False)) or type(parameter).__name__ == "FlatParameter"
+
+
+def _ddp_is_here() -> bool:
+    from torch.nn.parallel import DistributedDataParallel
+
+    return any(type(each) is DistributedDataParallel or isinstance(each, DistributedDataParallel)
+               for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel))  # fmt: skip

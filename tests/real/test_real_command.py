@@ -1,0 +1,176 @@
+"""Commands of the user's own, with real processes and no torch: whoever starts the ranks, they are found and watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lanemark.collect.conduct import conduct
+from lanemark.collect.preparing import prepare
+from lanemark.lanes.rules import broken_rules
+from lanemark.launch.command import CommandSurface
+from lanemark.launch.supervise import Tick
+from lanemark.launch.surface import Placement
+from lanemark.records.attempt import AttemptPaths, Home
+from lanemark.records.case import Case, DataAsked
+from lanemark.records.encoding import decode
+from lanemark.records.observation import value_of
+from lanemark.records.reading import read_record
+from lanemark.records.script import ScriptAsked
+
+PROGRAMS = Path(__file__).parent / "programs"
+RANK, LAUNCHER = str(PROGRAMS / "light_rank.py"), str(PROGRAMS / "light_launcher.py")
+
+
+def run(
+    home: Path, *command: str, nproc: int = 1, steps: int = 12, interrupt_when: str | None = None, stall_s: float = 60.0
+) -> tuple[AttemptPaths, dict[str, Any]]:
+    """One attempt from prepared to sealed; `interrupt_when` is a phase of rank 0 at which the supervisor is told to stop."""
+    case = Case(
+        lane="training", preset="script", nproc=nproc, mode="any", compile="any", dtype="any", steps=steps, warmup=2,
+        sequence=1, micro_batch=1, data=DataAsked("own"), gpu="cpu", command=command, script=ScriptAsked(),
+        stall_s=stall_s, wall_s=120.0,
+    )  # fmt: skip
+    attempt = prepare(Home(home), case, argv=["lanemark"], placement={}, data={})
+    told: list[str] = []
+
+    def tick(seen: Tick) -> None:
+        if interrupt_when is not None and any(page and page.phase == interrupt_when for page in seen.beacons):
+            told.append("SIGTERM")
+
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LANEMARK_")}
+    done = conduct(
+        Home(home), attempt, CommandSurface(environ), Placement(Home(home)), environ=environ, on_tick=tick,
+        interrupted=lambda: told[0] if told else None,
+    )  # fmt: skip
+    predicate = read_record(done.record.data).predicate
+    assert broken_rules(predicate) == ()
+    assert decode(done.record.data)["predicate"]["case"] == case.to_json()
+    return attempt.paths, predicate
+
+
+def test_a_single_program_is_its_own_rank_and_its_marks_make_a_receipt(tmp_path: Path) -> None:
+    _, predicate = run(tmp_path, sys.executable, RANK, "15")
+    part = predicate["training"]
+    assert predicate["outcome"]["receipt"], predicate["outcome"]
+    assert value_of(predicate["outcome"]["ranks"][0]["status"]) == 0  # the command is the rank: its status is seen
+    assert (part["tokens_per_step"], part["script"]["tokens"]) == (100, "counted")
+    assert value_of(part["script"]["measured_by"]) == "marks"
+    assert part["script"]["found_by"] == ["step"]
+    assert value_of(part["loss"]["finite"]) is True
+    # What needs torch to be seen is not seen, and says so.
+    assert predicate["hardware"]["observed"]["device_class"]["status"] == "unavailable"
+    assert {"ranks/0/claim.json", "ranks/0/samples.bin"} <= {entry["name"] for entry in predicate["evidence"]}
+
+
+def test_ranks_of_a_launcher_are_found_by_their_variables_and_restarted_ones_are_counted(tmp_path: Path) -> None:
+    command = (sys.executable, LAUNCHER, "2", "1", RANK, "15", "restart")
+    paths, predicate = run(tmp_path, *command, nproc=2)
+    assert predicate["outcome"]["receipt"], predicate["outcome"]
+    script = predicate["training"]["script"]
+    assert (script["ranks_found"], script["restarts"], script["found_by"]) == (2, 1, ["environment"])
+    assert "restarted" in {finding["kind"] for finding in predicate["findings"]}
+    assert len(predicate["training"]["samples"]["measured"]) == 10
+    # The first life is evidence of its own place, and no figure is made of both.
+    assert (paths.rank(1).root / "earlier" / "0" / "samples.bin").exists()
+    assert json.loads(paths.rank(1).claim.read_bytes())["restart"] == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [("fail", "rank_raised", "a reason of its own"), ("vanish", "rank_vanished", "rank 1 was the first to go")],
+)
+def test_the_rank_that_failed_first_is_named_though_its_launcher_took_its_status(
+    tmp_path: Path, how: str, kind: str, words: str
+) -> None:
+    _, predicate = run(tmp_path, sys.executable, LAUNCHER, "2", "0", RANK, "60", how, nproc=2, steps=60)
+    cause = predicate["outcome"]["first_cause"]
+    assert (predicate["outcome"]["state"], cause["kind"], cause["rank"]) == ("error", kind, 1)
+    assert words in cause["summary"]
+    assert value_of(predicate["training"]["script"]["command_status"]) == 1
+
+
+def test_a_script_that_leaves_through_os_exit_has_left_its_end_marker_before(tmp_path: Path) -> None:
+    _, predicate = run(tmp_path, sys.executable, RANK, "20", "exit")
+    assert predicate["outcome"]["receipt"], predicate["outcome"]
+
+
+def test_a_script_that_takes_too_few_steps_ends_well_and_without_a_receipt(tmp_path: Path) -> None:
+    _, predicate = run(tmp_path, sys.executable, RANK, "7")
+    assert predicate["outcome"]["state"] == "ok"
+    assert predicate["outcome"]["receipt_reason"] == ("rank 0 took 7 steps of the 12 declared: ask for --steps 7")
+
+
+def test_a_command_that_fails_without_a_word_and_one_that_is_no_python(tmp_path: Path) -> None:
+    _, predicate = run(tmp_path, "sh", "-c", "echo out of luck >&2; exit 3")
+    assert predicate["outcome"]["first_cause"]["kind"] == "command_failed"
+    assert "with status 3" in predicate["outcome"]["first_cause"]["summary"]
+    _, predicate = run(tmp_path, "true")
+    assert predicate["outcome"]["receipt_reason"].startswith("rank 0 was never found")
+
+
+def test_another_world_than_was_asked_for_is_an_error_that_says_so(tmp_path: Path) -> None:
+    _, predicate = run(tmp_path, sys.executable, LAUNCHER, "2", "0", RANK, "15", nproc=1)
+    assert predicate["outcome"]["first_cause"]["kind"] == "world_differs"
+    assert "ask for --nproc 2" in str(predicate["findings"])
+
+
+def test_a_command_that_is_interrupted_is_ended_with_all_its_ranks(tmp_path: Path) -> None:
+    paths, predicate = run(
+        tmp_path, sys.executable, LAUNCHER, "2", "0", RANK, "12", "sleep", nproc=2, interrupt_when="drain"
+    )
+    assert predicate["outcome"]["state"] == "cancelled"
+    for rank in (0, 1):
+        pid = json.loads(paths.rank(rank).claim.read_bytes())["pid"]
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_helpers_of_a_rank_are_no_ranks_and_an_own_sitecustomize_still_runs(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text("import os; os.environ['OWN_CUSTOMIZE'] = 'ran'\n")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, subprocess, sys\n"
+        "assert os.environ['OWN_CUSTOMIZE'] == 'ran'\n"
+        "import lanemark\n"
+        "if len(sys.argv) > 1: sys.exit(0)\n"
+        "for number in lanemark.steps(range(12), tokens=1):\n"
+        "    if number == 1: subprocess.run([sys.executable, __file__, 'helper'], check=True)\n"
+        "    if number == 2 and os.fork() == 0: os._exit(0)\n"
+    )
+    script = tmp_path / "train.sh"
+    script.write_text(f"export RANK=0 WORLD_SIZE=1 PYTHONPATH=$PYTHONPATH:{own}\n{sys.executable} {program}\n")
+    _, predicate = run(tmp_path, "sh", str(script))
+    assert predicate["outcome"]["receipt"], predicate["outcome"]
+    assert predicate["training"]["script"]["restarts"] == 0
+
+
+def test_what_a_command_is_given_changes_nothing_of_its_speed(tmp_path: Path) -> None:
+    operator = {
+        "OMP_NUM_THREADS": "3", "RANK": "5", "LANEMARK_ATTEMPT_DIR": "/elsewhere", "PYTHONPATH": "lib",
+        "TRITON_CACHE_DIR": "/mine",
+    }  # fmt: skip
+    case = Case.from_json(
+        {
+            "lane": "training", "preset": "script", "nproc": 2, "mode": "any", "compile": "any", "dtype": "any",
+            "steps": 9, "warmup": 2, "data": {"kind": "own"}, "command": ["x"], "script": {},
+        }
+    )  # fmt: skip
+    request = CommandSurface(operator).request(case, Placement(Home(tmp_path)))
+    settings = {setting.name: setting for setting in request.settings}
+    assert {name for name, setting in settings.items() if setting.origin == "lanemark"} == {
+        "PYTHONFAULTHANDLER", "PYTHONUNBUFFERED", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "TORCH_FR_BUFFER_SIZE",
+    }  # fmt: skip
+    assert {name for name, setting in settings.items() if setting.origin == "scrubbed"} == {
+        "RANK", "LANEMARK_ATTEMPT_DIR",
+    }  # fmt: skip
+    assert settings["TRITON_CACHE_DIR"].origin == "operator"
+    assert settings["PYTHONPATH"].value.endswith("/measure/hook:lib")
+    assert request.nproc == 2
+    assert request.argv == ("x",)

@@ -1,0 +1,136 @@
+"""Unmodified training scripts under their own launchers, with torch: what is seen of them and what is not claimed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lanemark.lanes.rules import broken_rules
+from lanemark.records.observation import value_of
+from lanemark.records.reading import read_record
+
+PROGRAMS = Path(__file__).parent / "programs"
+TINY = str(PROGRAMS / "train_tiny.py")
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+
+def run(home: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`lanemark run training … --json`: what it printed, and the record's predicate."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lanemark", "run", "training", "--json", "--gpu", "cpu", *words],
+        capture_output=True, text=True, timeout=170, check=False, cwd=home,
+        env={**os.environ, "LANEMARK_HOME": str(home / "home"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    said = json.loads(done.stdout) if done.stdout else {}
+    assert "record_path" in said, done.stderr
+    predicate = read_record(Path(said["record_path"]).read_bytes()).predicate
+    assert broken_rules(predicate) == ()
+    return said, predicate
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """One launch by torchrun, which most of this module looks at."""
+    home = tmp_path_factory.mktemp("torchrun")
+    command = ["--", sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", TINY, "30"]
+    return (home, *run(home, "--steps", "24", "--warmup", "4", *command))
+
+
+def test_an_unmodified_script_under_torchrun_has_steps_a_second_and_no_tokens(launched: Any) -> None:
+    _, said, predicate = launched
+    assert said["receipt"], said
+    training = predicate["training"]
+    script = training["script"]
+    assert value_of(script["measured_by"]) == "hooks"
+    assert (script["tokens"], script["ranks_found"], script["restarts"]) == ("absent", 2, 0)
+    assert value_of(script["steps_per_s"]) > 0
+    assert training["tokens_per_s"]["status"] == "unavailable"
+    assert len(training["samples"]["measured"]) == 20  # two forwards to a step are one step
+    assert {"data_own", "loss_unseen"} <= {finding["kind"] for finding in predicate["findings"]}
+
+
+def test_what_ran_is_observed_and_not_declared(launched: Any) -> None:
+    _, _, predicate = launched
+    seen = predicate["distributed"]["observed"]
+    assert (value_of(seen["mode"]), value_of(seen["backend"]), value_of(seen["world_size"])) == ("ddp", "gloo", 2)
+    assert predicate["distributed"]["requested"]["mode"] == "any"
+    assert value_of(predicate["compile"]["observed"]["posture"]) == "eager"
+    assert value_of(predicate["hardware"]["observed"]["device_class"]) == "cpu"
+    assert value_of(predicate["training"]["model"]["parameters"]) == 8 * 16 + 16 + 16 * 8 + 8
+    assert value_of(predicate["training"]["script"]["parameter_dtypes"]) == ["float32"]
+    assert value_of(predicate["startup"]["purpose"])["kind"] == "not_compiled"
+    assert {phase["phase"] for phase in predicate["training"]["ranks"][1]["phases"]} >= {
+        "import", "init_process_group", "build", "warmup", "window", "drain",
+    }  # fmt: skip
+
+
+def test_the_ranks_children_and_the_launcher_took_nobodys_place(launched: Any) -> None:
+    home, said, _ = launched
+    attempt = Path(said["record_path"]).parent
+    assert sorted(path.name for path in (attempt / "ranks").iterdir()) == ["0", "1"]
+    claims = [json.loads((attempt / "ranks" / str(rank) / "claim.json").read_bytes()) for rank in (0, 1)]
+    assert [claim["life"] for claim in claims] == [0, 0]
+    assert home.joinpath("home", "attempts").is_dir()
+
+
+def test_it_is_shown_cited_and_verified(launched: Any, tmp_path: Path) -> None:
+    home, said, _ = launched
+
+    def lanemark(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lanemark", *words]
+        env = {**os.environ, "LANEMARK_HOME": str(home / "home")}
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+
+    shown = lanemark("show", said["record_id"])
+    assert "steps/s over 20 measured steps" in shown.stdout, shown.stderr
+    assert "optimizer steps, no line changed" in shown.stdout
+    assert lanemark("verify", said["record_id"]).returncode == 0
+    cited = lanemark("cite", said["record_id"])
+    assert cited.returncode in (0, 1)
+    assert "train_tiny.py" in cited.stdout + cited.stderr or "STEADY" in cited.stdout + cited.stderr
+    assert lanemark("report", said["record_id"], "-o", str(tmp_path / "page.html")).returncode == 0
+    assert "steps/s" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert lanemark("doctor", said["run_id"]).returncode == 0
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("program", "way", "tokens_per_step", "needs"),
+    [
+        (EXAMPLES / "train_hf.py", "callback", 4 * 2 * 32, "transformers"),
+        (EXAMPLES / "train_lightning.py", "callback", 8 * 2, "lightning"),
+        (PROGRAMS / "train_accelerate.py", "callback", 8, "accelerate"),
+    ],
+    ids=["hf", "lightning", "accelerate"],
+)
+def test_a_frameworks_callback_counts_its_steps(
+    tmp_path: Path, program: Path, way: str, tokens_per_step: int, needs: str
+) -> None:
+    pytest.importorskip(needs, reason=f"{needs} is not installed")
+    said, predicate = run(tmp_path, "--steps", "14", "--warmup", "4", "--", sys.executable, str(program), "16")
+    assert said["receipt"], said
+    training = predicate["training"]
+    assert value_of(training["script"]["measured_by"]) == way
+    assert training["tokens_per_step"] == tokens_per_step
+    assert value_of(training["tokens_per_s"]) > 0
+
+
+def test_the_nanogpt_style_example_has_a_throughput_a_loss_and_a_data_path(tmp_path: Path) -> None:
+    data = tmp_path / "bytes.bin"
+    data.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 8000)
+    command = [sys.executable, str(EXAMPLES / "train_gpt.py"), "--data", str(data), "--steps", "24"]
+    said, predicate = run(tmp_path, "--steps", "22", "--warmup", "4", "--", *command)
+    assert said["receipt"], said
+    assert predicate["training"]["tokens_per_step"] == 8 * 64
+    assert value_of(predicate["training"]["loss"]["last"]) is not None
+    assert value_of(predicate["data"]["path_class"]) is not None
+    assert predicate["data"]["paths"][0]["name"] == "bytes.bin"
+    assert "loss_unseen" not in {finding["kind"] for finding in predicate["findings"]}
