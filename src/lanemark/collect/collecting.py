@@ -52,8 +52,8 @@ from lanemark.observe.clock import stamp
 from lanemark.observe.host import boot_id
 from lanemark.observe.reading import reason_of
 from lanemark.records.attempt import AttemptPaths, Home, State
-from lanemark.records.encoding import decode, encode
-from lanemark.records.errors import LanemarkError, SurfaceError, UsageError
+from lanemark.records.encoding import decode, digest, encode
+from lanemark.records.errors import LanemarkError, LedgerError, SurfaceError, UsageError
 from lanemark.records.statement import SealedRecord
 
 #: What came of one attempt. `busy`: somebody else is at it. `waiting`: it goes on. `problem`: it could not be collected
@@ -181,28 +181,30 @@ class _Collection:
         self._reattached = False
 
     def go(self) -> Collected:
-        manifest = load_or_recover(self._paths)
+        manifest = self._load()
         if manifest.state.final and manifest.appended:
             return Collected(manifest.run_id, "done", manifest=manifest)
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
                 return self._only_look(manifest)
-            manifest = load_or_recover(self._paths)  # it may have moved on while we waited for nothing
+            manifest = self._load()  # it may have moved on while we waited for nothing
             if manifest.recovered is not None:
                 self._keep(manifest)
+            self._restore_case(manifest)
             self._adopt_original(manifest)
             return self._advance(manifest)
 
     def cancel(self, *, give_up: bool) -> Collected:
-        manifest = load_or_recover(self._paths)
+        manifest = self._load()
         if manifest.state.final:
             return self.go()
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
                 return self._ask_its_supervisor(manifest, give_up=give_up)
-            manifest = load_or_recover(self._paths)
+            manifest = self._load()
             if not manifest.state.final and manifest.cancel_asked_at is None:
                 manifest = self._keep(replace(manifest, cancel_asked_at=stamp()))
+            self._restore_case(manifest)
             self._adopt_original(manifest)
             if not manifest.state.final and manifest.end is None and manifest.state is not State.PREPARED:
                 manifest = self._ask_its_surface(manifest, give_up=give_up)
@@ -238,6 +240,17 @@ class _Collection:
         detail = f"it was given up without the surface's word, which last was: {said}"
         return self._keep(replace(manifest, end=End("cancelled", detail[:500], fetched=True)))
 
+    def _load(self) -> Manifest:
+        """The manifest, which must be the one of the directory it lies in. Raises LedgerError."""
+        manifest = load_or_recover(self._paths)
+        if manifest.run_id != self._paths.run_id:
+            raise LedgerError(
+                "attempt-unreadable",
+                f"the directory {self._paths.run_id!r} holds the manifest of {manifest.run_id}",
+                "give the directory the name of its run again",
+            )
+        return manifest
+
     def _take_locks(self, held: ExitStack, manifest: Manifest) -> bool:
         """The attempt's lock, and its original's where this is a copy."""
         for path in (self._paths.lock, self._original_lock(manifest)):
@@ -264,6 +277,14 @@ class _Collection:
     def _original_lock(self, manifest: Manifest) -> Path | None:
         original = self._original(manifest)
         return original.lock if original is not None and os.access(original.root, os.W_OK) else None
+
+    def _restore_case(self, manifest: Manifest) -> None:
+        """Where only a manifest was kept, the question that it carries is written beside it again."""
+        if manifest.case is None or self._paths.case.exists():
+            return
+        data = encode(manifest.case)
+        if digest(data) == manifest.plan_digest:
+            replace_file(self._paths.case, data)
 
     def _adopt_original(self, manifest: Manifest) -> None:
         original = self._original(manifest)

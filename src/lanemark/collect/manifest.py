@@ -71,6 +71,7 @@ class Manifest:
         transitions: every state entered so far, oldest first.
         prepared_ns: `CLOCK_MONOTONIC` when prepared, for durations on the same boot.
         supervisor: who supervises, once somebody does.
+        case: the case as JSON: a manifest alone is enough to collect a run that a surface keeps.
         ids: the surface's own ids of a detached run, as far as they are known; they only ever grow.
         directory: the attempt directory when it was prepared: a copy elsewhere knows its original by it.
         end: what the surface said of the run's end, once it did.
@@ -96,6 +97,7 @@ class Manifest:
     boot_id: str
     data: dict[str, Any] = field(default_factory=dict)
     supervisor: Supervisor | None = None
+    case: dict[str, Any] | None = None
     ids: dict[str, str] = field(default_factory=dict)
     directory: str | None = None
     end: End | None = None
@@ -157,6 +159,7 @@ class Manifest:
         }
         optional: dict[str, Any] = {
             "supervisor": None if self.supervisor is None else vars(self.supervisor),
+            "case": self.case,
             "ids": self.ids or None,
             "directory": self.directory,
             "end": None if self.end is None else self.end.to_json(),
@@ -194,6 +197,7 @@ class Manifest:
             prepared_ns=int(doc["prepared_ns"]),
             boot_id=doc["boot_id"],
             supervisor=Supervisor(**who) if who else None,
+            case=doc.get("case"),
             ids=dict(doc.get("ids") or {}),
             directory=doc.get("directory"),
             end=End(**end) if end else None,

@@ -98,6 +98,7 @@ def prepare(
             boot_id=boot_id().value or "unknown",
             data=data,
             supervisor=this_process(),
+            case=case.to_json(),
             directory=safe_text(str(paths.root.absolute())),
         )
         save(paths, manifest)

@@ -80,8 +80,9 @@ def supervise_attempt(
         def once(findings: tuple[Finding, ...]) -> Conducted:
             mine = waiting.pop() if waiting else _again(attempt, handover)
             return conduct(
-                home, mine, surface(mine.case), handover.placement, environ=os.environ, on_tick=_unseen, interrupted=stop,
-                start=handover.start, findings=findings, keep_cache=_keeper(handover, mine.case, mine.paths),
+                home, mine, surface(mine.case), handover.placement, environ=os.environ, on_tick=_unseen,
+                interrupted=stop, start=handover.start, findings=findings,
+                keep_cache=_keeper(handover, mine.case, mine.paths),
             )  # fmt: skip
 
         return with_one_retry(once, interrupted=stop, announce=_say)

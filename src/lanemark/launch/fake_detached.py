@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lanemark.launch.detached import FailureKind, Fetched, Handle, Note, Status, Submission, Word, plain_names
-from lanemark.measure.durable import replace_file
+from lanemark.measure.durable import replace_file, replace_files
 from lanemark.records.attempt import AttemptPaths
 from lanemark.records.encoding import encode
 from lanemark.records.errors import RunFailed, SurfaceError
@@ -30,7 +30,7 @@ class FakeDetached:
     name = "fake"
     supervised_here = False
 
-    def __init__(self, root: Path, *, concurrency: int = 8, refuses: bool = False) -> None:
+    def __init__(self, root: Path, *, concurrency: int = 32, refuses: bool = False) -> None:
         self._root = root
         self._refuses = refuses
         self.concurrency = concurrency
@@ -82,11 +82,7 @@ class FakeDetached:
         self._answer()
         files = self._root / handle.run_id / "files"
         names = plain_names(files) if files.is_dir() else []
-        for name in names:
-            target = into.root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(target, (files / name).read_bytes())
-        return Fetched(tuple(names))
+        return Fetched(tuple(replace_files(into.root, ((name, (files / name).read_bytes()) for name in names))))
 
     def cancel(self, handle: Handle, reason: str) -> None:
         """See `DetachedSurface.cancel`."""

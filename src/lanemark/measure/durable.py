@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -19,6 +20,34 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: the directory is missing, unwritable or full; `path` is then what it was before.
     """
+    _replace(path, data)
+    sync_directory(path.parent)
+
+
+def replace_files(root: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
+    """`replace_file` for many files below `root`, by `/`-separated names; each directory is synced once, at the end.
+
+    Each file is whole or not there at every moment; all of them are durable when this returns, and not before.
+
+    Returns:
+        The names, in the order given.
+
+    Raises:
+        OSError: as `replace_file`; files before the one that failed may be in place.
+    """
+    names, directories = [], {root}
+    for name, data in files:
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _replace(target, data)
+        names.append(name)
+        directories.update(parent for parent in target.parents if parent != root and root in parent.parents)
+    for directory in sorted(directories):
+        sync_directory(directory)
+    return names
+
+
+def _replace(path: Path, data: bytes) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
@@ -32,7 +61,6 @@ def replace_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(staged)
         raise
-    sync_directory(path.parent)
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -15,6 +15,7 @@ from detached_runs import DONE_AT, finish, leave_one, manifest_of, real_run
 from lanemark.collect.collecting import cancel_one, collect_many, collect_one
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import save
+from lanemark.collect.named import named_attempts
 from lanemark.collect.polls import append_poll, last_poll, read_polls
 from lanemark.collect.recovering import load_or_recover
 from lanemark.collect.sweep import attempts, seal_lost
@@ -333,3 +334,54 @@ def test_runs_on_another_surface_are_left_to_collect(room: Room) -> None:
     done = collect_one(room.home, paths, {})
     assert (done.outcome, done.slug) == ("problem", "surface-unavailable")
     assert decode(paths.manifest.read_bytes())["state"] == "detached"
+
+
+# --- a manifest alone
+
+
+def test_a_manifest_alone_brings_the_run_home(room: Room) -> None:
+    paths = room.leave()
+    room.finish(paths)
+    sent = room.root / "mail" / "a run of mine.json"
+    sent.parent.mkdir()
+    shutil.copy(paths.manifest, sent)
+    shutil.rmtree(paths.root)
+    elsewhere = Home(room.root / "their home")
+    (there,) = named_attempts(elsewhere, [str(sent)])
+    assert there.root == elsewhere.attempt(paths.run_id).root
+    done = collect_one(elsewhere, there, room.surfaces)
+    assert (done.outcome, done.manifest.state.value) == ("sealed", "ok")
+    assert decode(there.case.read_bytes()) == decode(there.manifest.read_bytes())["case"]
+    assert named_attempts(elsewhere, [str(sent), paths.run_id, str(there.manifest)]) == [there]
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"format":1}', b'{"format":1,"run_id":"../../etc"}'])
+def test_a_file_that_is_no_manifest_is_refused_and_makes_nothing(room: Room, data: bytes) -> None:
+    sent = room.root / "sent.json"
+    sent.write_bytes(data)
+    with pytest.raises(LedgerError) as caught:
+        named_attempts(room.home, [str(sent)])
+    assert caught.value.slug == "attempt-missing"
+    assert not room.home.attempts.exists()
+
+
+def test_a_case_that_is_not_the_one_that_was_planned_is_not_taken_from_a_manifest(room: Room) -> None:
+    paths = room.leave()
+    room.finish(paths)
+    doc = json.loads(paths.manifest.read_bytes())
+    doc["case"]["steps"] += 1
+    paths.manifest.write_text(json.dumps(doc))
+    paths.case.unlink()
+    done = room.collect(paths)
+    assert (done.outcome, done.slug) == ("problem", "attempt-unreadable")
+    assert not paths.case.exists()
+
+
+def test_a_directory_with_another_runs_manifest_is_refused(room: Room) -> None:
+    paths, other = room.leave(), room.leave()
+    room.finish(paths)
+    shutil.copy(other.manifest, paths.manifest)
+    before = paths.manifest.read_bytes()
+    done = room.collect(paths)
+    assert (done.run_id, done.outcome, done.slug) == (paths.run_id, "problem", "attempt-unreadable")
+    assert paths.manifest.read_bytes() == before
