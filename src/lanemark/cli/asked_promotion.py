@@ -33,8 +33,8 @@ from lanemark.records.errors import DataError, UsageError
 #: Arguments that mean nothing here, with the values that say they were not given.
 _UNUSED: Final[dict[str, Any]] = {
     "mode": None, "steps": None, "warmup": None, "sequence": None, "micro_batch": None, "grad_accum": "1",
-    "prewarm": "auto", "data": None, "compile": "eager", "collective_timeout": "600", "seed": "0", "backends": None,
-    "repeats": None, "time_indexer": False,
+    "prewarm": "auto", "data": None, "data_class": None, "compile": "eager", "collective_timeout": "600", "seed": "0",
+    "backends": None, "repeats": None, "time_indexer": False,
 }  # fmt: skip
 #: The same of this lane's own arguments, for the lanes that do not have them.
 PROMOTION_ONLY: Final[dict[str, Any]] = {"candidate": [], "direction": None, "family": None, "wave": None}
