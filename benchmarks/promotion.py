@@ -1,9 +1,9 @@
 """Does the promotion lane reject every broken kernel, for the right reason, and pass every right one?
 
 Each of the zoo's broken kernels (`kernel_zoo.py`) is tried with 50 fresh seeds in bfloat16 on the case that its entry
-names, whole: execution, names, canary, parity with 20 repeats, mutants. It counts as rejected only when the first reason
-is one that its entry allows. Correct kernels are tried with 200 fresh seeds over dense, grouped, varlen and sparse cases,
-every fifth of them with gradients too; a case without power counts as not passed.
+names, whole: execution, names, canary, parity with 20 repeats, mutants. It counts as rejected only when the first
+reason is one that its entry allows. Correct kernels are tried with 200 fresh seeds over dense, grouped, varlen and
+sparse cases, every fifth of them with gradients too; a case without power counts as not passed.
 
 Seeds come from the operating system and are never fixed. A draw that went wrong is named in the method.
 """
@@ -38,7 +38,8 @@ def tried(name: str, case: str, *, direction: str = "forward", dtype: str = DTYP
         "runtime_modes": kernel.claims.runtime_modes,
     }  # fmt: skip
     asked = {
-        "mode": kernel.claims.mode, "candidate": name, "direction": direction, "matrix": "attention-v1", "cases": [case],
+        "mode": kernel.claims.mode, "candidate": name, "direction": direction, "matrix": "attention-v1",
+        "cases": [case],
     }  # fmt: skip
     return standing(asked, found, [f"ranks/0/{file}" for file in PROOF_FILES.values()])
 

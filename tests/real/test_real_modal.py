@@ -18,6 +18,7 @@ import pytest
 
 from lanemark.observe.source import lanemark_digest
 from lanemark.records.shards import header
+from lanemark.stage.staging import stage
 from modal_plane import IMAGE, ModalPlane, shared_plane
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
@@ -79,8 +80,11 @@ def launch_and_kill(plane: ModalPlane, home: Path, *args: str) -> str:
 @pytest.fixture(scope="module")
 def collected(plane: ModalPlane, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One run, launched by a launcher that was killed, and collected by another process."""
-    home = tmp_path_factory.mktemp("home")
-    run_id = launch_and_kill(plane, home, *WORDS, *RENT, "--gpu", "cpu", "--data", str(shards))
+    home, built = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("built")
+    (built / "fused.cubin").write_bytes(b"kernel")
+    stage(str(built), home / "pinned", artifacts=True)
+    pinned = ("--artifacts", str(home / "pinned"))
+    run_id = launch_and_kill(plane, home, *WORDS, *RENT, "--gpu", "cpu", "--data", str(shards), *pinned)
     done = lanemark(plane, home, "collect", run_id, "--wait", "--json")
     assert done.returncode == 0, done.stderr + plane.logs()[-3000:]
     (run,) = json.loads(done.stdout)["runs"]
@@ -106,6 +110,7 @@ def test_a_run_whose_launcher_was_killed_is_collected_verified_and_a_receipt(
     assert seen["image"]["digest"]["status"] == "unavailable"
     assert seen["source"]["lanemark_digest"]["value"] == lanemark_digest().value, "what was laid there is what is here"
     assert seen["data"]["token_parity"]["value"] is True
+    assert [entry["name"] for entry in seen["toolchain"]["artifacts"]["value"]["entries"]] == ["fused.cubin"]
     assert {"rental.json", "executions.json"} <= {item["name"] for item in seen["evidence"]}
 
 
@@ -215,3 +220,28 @@ def test_the_sparse_lane_is_left_there_and_collected_with_every_backend_observed
     assert {**seen["case"], "surface": "local"} == local["case"]
     parts = ("requested", "results", "does_not_prove")
     assert [shape(seen["sparse"].get(part)) for part in parts] == [shape(local["sparse"].get(part)) for part in parts]
+
+
+def test_the_promotion_lane_is_left_there_and_its_ladder_comes_home(plane: ModalPlane, tmp_path: Path) -> None:
+    asked = [
+        "promotion",
+        "--candidate",
+        "sdpa_math",
+        "--direction",
+        "forward",
+        "--dtype",
+        "fp32",
+        *RENT,
+        "--gpu",
+        "cpu",
+    ]
+    left = lanemark(plane, tmp_path, "run", *asked, "--detach", "--json")
+    assert left.returncode == 0, left.stderr
+    (run,) = json.loads(left.stdout)["runs"]
+    done = lanemark(plane, tmp_path, "collect", run["run_id"], "--wait")
+    assert done.returncode == 0, done.stderr + plane.logs()[-3000:]
+    assert lanemark(plane, tmp_path, "verify", run["run_id"]).returncode == 0
+    seen = predicate(plane, tmp_path, run["run_id"])
+    assert seen["outcome"]["state"] == "ok"
+    assert seen["promotion"]["collector"]["lifecycle"] == "detached"
+    assert seen["surface"]["call_id"]["value"].startswith("fc-")

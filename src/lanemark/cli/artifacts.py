@@ -12,6 +12,7 @@ from lanemark.observe.wheels import wheel_facts
 from lanemark.records.attempt import Home
 from lanemark.records.errors import DataError, GateRefused, StageError
 from lanemark.stage.artifacts import ARTIFACTS_NAME, read_pins
+from lanemark.stage.objects import Staged
 from lanemark.stage.staging import stage
 from lanemark.stage.survey import Plan
 
@@ -27,6 +28,31 @@ def add_artifacts(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def planned_artifacts(source: str | None, home: Home) -> dict[str, Any]:
+    """What `resolve_artifacts` would stage, and where; it looks at the source, carries nothing, and writes nothing.
+
+    Raises:
+        GateRefused: as `resolve_artifacts`.
+    """
+    if source is None:
+        return {}
+    would = _staged(source, home, carry=False)
+    return {"source": would.source, "bytes": would.bytes_total, "directory": would.directory}
+
+
+def _staged(source: str, home: Home, *, carry: bool) -> Staged:
+    def named(plan: Plan) -> Path:
+        if plan.manifest is None:
+            raise GateRefused("artifacts-unpinned", f"{plan.source} has no {ARTIFACTS_NAME}", _MAKE)
+        return home.data / f"artifacts-{plan.key}"
+
+    with Watcher() as watcher:
+        try:
+            return stage(source, named, artifacts=True, progress=watcher.look, dry_run=not carry)
+        except StageError as error:
+            raise GateRefused(error.slug, error.what, error.remedy) from error
+
+
 def resolve_artifacts(source: str | None, home: Home) -> dict[str, Any]:
     """Stage them below the home; returns what is pinned, as an attempt's manifest keeps it, or nothing for None.
 
@@ -37,16 +63,7 @@ def resolve_artifacts(source: str | None, home: Home) -> dict[str, Any]:
     if source is None:
         return {}
 
-    def named(plan: Plan) -> Path:
-        if plan.manifest is None:
-            raise GateRefused("artifacts-unpinned", f"{plan.source} has no {ARTIFACTS_NAME}", _MAKE)
-        return home.data / f"artifacts-{plan.key}"
-
-    with Watcher() as watcher:
-        try:
-            done = stage(source, named, artifacts=True, progress=watcher.look)
-        except StageError as error:
-            raise GateRefused(error.slug, error.what, error.remedy) from error
+    done = _staged(source, home, carry=True)
     directory = Path(done.directory)
     pins = read_pins((directory / ARTIFACTS_NAME).read_bytes(), ARTIFACTS_NAME)
     entries = []

@@ -32,6 +32,7 @@ def leave(
     *,
     argv: list[str],
     artifacts: Mapping[str, Any] | None = None,
+    wave: str | None = None,
     renting: ModalSurface | None = None,
     prepared: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
@@ -42,6 +43,7 @@ def leave(
         home: where attempts lie.
         argv: the client's command line.
         artifacts: what is pinned of the image's wheels and other artifacts.
+        wave: the wave of the promotion lane that the attempt belongs to, where there is one.
         renting: the surface that knows what to rent; None for a run on this host.
         prepared: told the run id before anything that cannot be undone.
 
@@ -53,7 +55,7 @@ def leave(
     case, placement = decided.case, decided.placement
     surface: DetachedSurface = place_named(case.surface) if renting is None else renting
     request = _REQUESTS[case.surface](case, placement) if renting is None else renting.request(case, placement)
-    kept = {"cwd": os.getcwd()}
+    kept = {"cwd": os.getcwd()} if wave is None else {"cwd": os.getcwd(), "wave": wave}
     if placement.data_dir is not None:
         kept["data_dir"] = str(placement.data_dir)
     if placement.cache_dir is not None:

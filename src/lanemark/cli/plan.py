@@ -9,7 +9,10 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from lanemark.cli.asked import add_arguments, parsed, understand
+from lanemark.cli.artifacts import add_artifacts, planned_artifacts
+from lanemark.cli.asked import add_arguments, check_surface, parsed, understand
+from lanemark.cli.asked_modal import rental as rental_of
+from lanemark.cli.asked_modal import rented
 from lanemark.cli.deciding import decide
 from lanemark.cli.parsing import home, parser, print_json
 from lanemark.cli.renting import plan_rented
@@ -27,6 +30,7 @@ def main(args: list[str]) -> int:
     """Print the plan. Exit 0."""
     verb = parser("plan", "Print what `run` would launch, as JSON; launch nothing.")
     add_arguments(verb)
+    add_artifacts(verb)
     verb.add_argument("--json", action="store_true", help="accepted for symmetry: a plan is always JSON")
     options = parsed(verb, args)
     if options.lane == "promotion":
@@ -34,8 +38,9 @@ def main(args: list[str]) -> int:
         return 0
     asked = understand(options)
     place = home()
+    artifacts = planned_artifacts(options.artifacts, place)
     if asked.rental is not None:
-        print_json(plan_rented(asked, place))
+        print_json({**plan_rented(asked, place), **({"artifacts": artifacts} if artifacts else {})})
         return 0
     decided = decide(asked, place, build=False)
     request = local_surface(decided.case).request(decided.case, decided.placement)
@@ -54,6 +59,7 @@ def main(args: list[str]) -> int:
                 "layers": [{"source": source.shown, "kind": source.kind} for source in decided.sources],
                 **({} if decided.capture_to is None else {"capture_to": str(decided.capture_to)}),
             },
+            **({"artifacts": artifacts} if artifacts else {}),
             **({"prewarm": {"planned": prewarm.do, "reason": prewarm.reason}} if ours else {}),
             **({} if asked.preset is None else {"model": model_facts(asked.preset, decided.case.sequence)}),
             "request": request.to_json(),
@@ -66,18 +72,25 @@ def wave_plan(options: argparse.Namespace) -> dict[str, Any]:
     """What `run promotion` would launch, one case after another, and what it would leave out and why."""
     from lanemark.cli.asked_promotion import understand_wave
 
+    check_surface(options)
+    rental = rental_of(options)
     wave = understand_wave(options)
     place = home()
     cases = []
     for asked in wave.asked:
+        if rental is not None:
+            cases.append(plan_rented(rented(asked, rental), place))
+            continue
         decided = decide(asked, place, build=False)
         request = local_surface(decided.case).request(decided.case, decided.placement)
         cases.append({
             "case": decided.case.to_json(), "plan_digest": decided.case.digest, "reasons": decided.reasons,
             "request": request.to_json(),
         })  # fmt: skip
+    artifacts = planned_artifacts(options.artifacts, place)
     return {
         "wave": wave.preset, "arch": wave.arch, "cases": cases, "left_out": [vars(each) for each in wave.left_out],
+        **({"artifacts": artifacts} if artifacts else {}),
     }  # fmt: skip
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lanemark.cli.parsing import advise, home, parser, print_json, terminal_width, unicode_output
-from lanemark.collect.waves import read_wave, wave_names
+from lanemark.collect.waves import read_wave, wave_file, wave_names, write_wave
 from lanemark.judge.promotions import Standing, standings
-from lanemark.lanes.wave import contradicted, wave_row
+from lanemark.lanes.wave import contradicted, manifest_document, wave_row
 from lanemark.ledger.ledger import Ledger
 from lanemark.ledger.location import open_ledger
+from lanemark.observe.clock import stamp
+from lanemark.records.attempt import Home
 from lanemark.records.encoding import decode
 from lanemark.records.errors import LanemarkError, LedgerError, UsageError
 
@@ -85,8 +87,10 @@ def _wave(asked: Any) -> int:
         if not names:
             raise LedgerError("wave-missing", "there is no wave yet", "make one with `lanemark run promotion`")
         asked.name = names[-1]
-    manifest, kept = read_wave(place.waves, asked.name)
     ledger = open_ledger(place)
+    if wave_file(place.waves, asked.name) is None:
+        _sum_up(place, ledger, asked.name)
+    manifest, kept = read_wave(place.waves, asked.name)
     rows = {}
     for row in manifest["records"]:
         try:
@@ -103,6 +107,20 @@ def _wave(asked: Any) -> int:
         for line in wrong:
             advise(f"lanemark: {line}")
     return 1 if wrong else 0
+
+
+def _sum_up(place: Home, ledger: Ledger, name: str) -> None:
+    """Write the manifest of a wave whose runs were left detached, from its records as they are in the ledger by now."""
+    found = [
+        (predicate["times"]["sealed_at"], wave_row(record_id, predicate), predicate)
+        for record_id, predicate in promotion_records(ledger)
+        if predicate["promotion"]["wave"]["name"] == name and predicate["promotion"]["promotion_status"] != "promoted"
+    ]
+    if found:
+        found.sort(key=lambda item: item[:1])
+        preset = str(found[0][2]["case"]["preset"])
+        rows = [row for _, row, _ in found]
+        write_wave(place.waves, name, manifest_document(name, preset, rows, created_at=stamp(), whole=True))
 
 
 def shown_wave(manifest: dict[str, Any], digest: str) -> str:

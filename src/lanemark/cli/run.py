@@ -53,10 +53,6 @@ def main(args: list[str]) -> int:
         )  # fmt: skip
     if is_asked(options):
         return repeat(args, options, verb)
-    if options.lane == "promotion" and options.detach:
-        raise UsageError(
-            "value-invalid", "--detach is not available for a wave of the promotion lane", "leave --detach out"
-        )
     if options.lane == "promotion":
         from lanemark.cli.wave import run_wave
 
@@ -64,16 +60,17 @@ def main(args: list[str]) -> int:
     asked = understand(options)
     place = home()
     open_ledger(place)  # a location that names no ledger is refused now, and not when the record is made
+    argv = ["lanemark", "run", *args]
     if asked.rental is not None:
         from lanemark.cli.leaving import report
         from lanemark.cli.renting import rent, wait_for
 
-        manifest = rent(asked, place, argv=["lanemark", "run", *args])
+        manifest = rent(asked, place, argv=argv, artifacts=resolve_artifacts(options.artifacts, place))
         if options.detach:
             return report(manifest, place, as_json=options.json)
         return _report(wait_for(place, manifest.run_id), as_json=options.json)
     decided = prepare_run(asked, place, args)
-    artifacts, argv = resolve_artifacts(options.artifacts, place), ["lanemark", "run", *args]
+    artifacts = resolve_artifacts(options.artifacts, place)
     if options.detach:
         from lanemark.cli.leaving import leave, report
 

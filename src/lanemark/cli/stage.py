@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lanemark.cli.asked import seconds
 from lanemark.cli.parsing import parser, print_json
 from lanemark.cli.progress import Bar
 from lanemark.records.encoding import safe_text
@@ -37,13 +36,11 @@ def main(args: list[str]) -> int:
     verb.add_argument("--image", metavar="DIGEST", help="with --artifacts: the image that they belong to, sha256:…")
     verb.add_argument("--dry-run", action="store_true", help="say what would be carried, with sizes; write nothing")
     verb.add_argument("--deadline", metavar="S", help="give up after S s (default: 300, and 1 more a megabyte)")
-    verb.add_argument(
-        "--patience", metavar="S", default=f"{PATIENCE_S:g}", help="s that one request may keep failing (default 60)"
-    )
+    verb.add_argument("--patience", metavar="S", help=f"s that one request may keep failing (default {PATIENCE_S:g})")
     verb.add_argument("--json", action="store_true", help="print what was staged as JSON")
     options = verb.parse_args(args)
     _check(options)
-    deadline_s = None if options.deadline is None else seconds(options.deadline, "--deadline")
+    deadline_s = _seconds(options.deadline, "--deadline")
     with Watcher() as watcher:
         done = stage(
             options.source,
@@ -54,7 +51,7 @@ def main(args: list[str]) -> int:
             image=options.image,
             progress=watcher.look,
             deadline_s=deadline_s,
-            patience_s=seconds(options.patience, "--patience"),
+            patience_s=_seconds(options.patience, "--patience") or PATIENCE_S,
             dry_run=options.dry_run,
         )
     if options.json:
@@ -62,6 +59,15 @@ def main(args: list[str]) -> int:
     else:
         print(sentence(done, dry_run=options.dry_run))
     return 0
+
+
+def _seconds(text: str | None, name: str) -> float | None:
+    """What was asked for, or None. What it needs is a third of this verb's start, and is imported when it is."""
+    if text is None:
+        return None
+    from lanemark.cli.asked import seconds
+
+    return seconds(text, name)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -42,8 +42,7 @@ def write_wave(waves: Path, name: str, manifest: dict[str, Any]) -> WaveFile:
 
 def read_wave(waves: Path, name_or_path: str) -> tuple[dict[str, Any], WaveFile]:
     """A manifest by the wave's name or by its file. Raises LedgerError `wave-missing`."""
-    given = Path(name_or_path)
-    path = given if given.suffix == ".json" else waves / f"{name_or_path}.json"
+    path = _path(waves, name_or_path)
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_BYTES)
@@ -58,6 +57,17 @@ def read_wave(waves: Path, name_or_path: str) -> tuple[dict[str, Any], WaveFile]
             f"name one of {', '.join(known[-5:])}" if known else "make one with `lanemark run promotion`",
         )  # fmt: skip
     return doc, WaveFile(path, digest(data))
+
+
+def _path(waves: Path, name_or_path: str) -> Path:
+    given = Path(name_or_path)
+    return given if given.suffix == ".json" else waves / f"{name_or_path}.json"
+
+
+def wave_file(waves: Path, name_or_path: str) -> Path | None:
+    """The file of a wave's manifest, or None while there is none."""
+    path = _path(waves, name_or_path)
+    return path if path.exists() else None
 
 
 def wave_names(waves: Path) -> list[str]:

@@ -62,7 +62,7 @@ _BMM: Final = r"aten::bmm$"
 _SOFTMAX: Final = r"aten::_softmax$"
 #: Compiled flex attention: a kernel of its Triton template on CUDA; on a CPU the graph that was called, by the kernels
 #: in its stored code (torch/_inductor/kernel/flex; `lanemark.stack.sparse.graphs`).
-_FLEX: Final = r"(?:triton_tem_fused_\w*|^CompiledFxGraph \w+: cpp_fused_\w*)flex_attention"
+_FLEX: Final = r"(?:triton_tem_fused_\w*|^CompiledFxGraph \w+: cpp_fused_\w*)flex_(?:attention|decoding)"
 #: flex over FA4's kernels, on CUDA only; the name of the class that CUTLASS mangles into its kernels.
 _FLEX_FLASH: Final = r"kernel_cutlass_\w*flash_?attn|FlashAttentionForwardSm"
 #: This lane's own Triton kernel (lanemark.stack.sparse.triton_kernel).

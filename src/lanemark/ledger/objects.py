@@ -38,6 +38,8 @@ _REGULAR: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _PREFIX: Final = re.compile(r"[0-9a-f]{2}")
 _OBJECT_NAME: Final = re.compile(r"(?P<hex>[0-9a-f]{64})\.json")
 _ID: Final = re.compile(r"(?:sha256:)?(?P<hex>[0-9a-f]{1,64})")
+#: Two-digit directories after which the others are made at once: a ledger of as many records will have more.
+_SEVERAL: Final = 8
 #: A writer that cannot be asked (no flock on that file system) and has not touched its file for a day is gone.
 _UNLOCKABLE_AGE_S: Final = 86_400.0
 #: File systems without hard links (FAT, some FUSE mounts) answer with one of these.
@@ -387,7 +389,7 @@ def _link(ledger_root: Path, temporary: str, target: Path) -> None:
         try:
             os.link(temporary, target)
         except FileNotFoundError:  # one of the ledger's first records
-            _make_directories(target.parent)
+            _make_folder(target.parent)
             os.link(temporary, target)
     except FileExistsError:
         if not _settled(target):
@@ -442,6 +444,19 @@ def _has_writer(path: str, age_s: float) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _make_folder(directory: Path) -> None:
+    """Make a two-digit directory; all of them once there are several: few records then wait for one to be durable."""
+    parent, names = directory.parent, [directory.name]
+    _make_directories(parent)
+    with os.scandir(parent) as entries:
+        if sum(1 for _ in entries) >= _SEVERAL:
+            names = [f"{number:02x}" for number in range(256)]
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(parent / name)
+    _sync_directory(parent)
 
 
 def _make_directories(directory: Path) -> None:

@@ -68,7 +68,7 @@ class WaveView:
     """A manifest as it is shown.
 
     Attributes:
-        title, claim: the wave's name, and how many of its records stand where.
+        title, claim, states: the wave's name, how many of its records are ready, and how many stand where.
         created_at, digest: of the manifest.
         rows: every record, in the order in which they ran.
         matrices: cases by family.
@@ -78,6 +78,7 @@ class WaveView:
 
     title: str
     claim: str
+    states: str
     created_at: str
     digest: str
     rows: tuple[WaveRow, ...]
@@ -97,10 +98,11 @@ def wave_view(manifest: Mapping[str, Any], digest: str, contradicted: Sequence[s
             matrices.append(CaseMatrix(title, tuple(map(visible, names)), tuple(_row(row, names) for row in some)))
     found = manifest["summary"]
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in found["states"].items())
-    whole = "" if manifest["whole"] else "; the wave was ended early"
-    claim = f"{found['ready']} of {plural(found['records'], 'record')} ready ({states}){whole}"
+    states += "" if manifest["whole"] else "; the wave was ended early"
+    claim = f"{found['ready']} of {plural(found['records'], 'record')} ready"
     return WaveView(
-        title=visible(manifest["wave"]), claim=claim, created_at=visible(manifest["created_at"]),
+        title=visible(manifest["wave"]), claim=claim, states=visible(states),
+        created_at=visible(manifest["created_at"]),
         digest=visible(digest),
         rows=tuple(_row(row, ()) for row in records), matrices=tuple(matrices),
         left_out=_left_out(manifest.get("left_out", ())), contradicted=tuple(map(visible, contradicted)),
@@ -137,7 +139,7 @@ def render_wave(view: WaveView, *, width: int = 100, unicode: bool = True) -> st
     """The wave as lines of at most `width` cells."""
     page = Page(width, color=False, unicode=unicode)
     marks = MARKS if unicode else _ASCII
-    page.text(f"wave {view.title}: {view.claim}", indent="")
+    page.text(f"wave {view.title}: {view.claim} ({view.states})", indent="")
     page.text(f"{view.created_at}, manifest {view.digest}", indent="")
     page.heading("Rungs")
     room = max([9, *(len(row.candidate) for row in view.rows)])
@@ -147,7 +149,7 @@ def render_wave(view: WaveView, *, width: int = 100, unicode: bool = True) -> st
     page.line(f"{pad('candidate', room)}  {pad('scope', scope)}  {heads}  state".rstrip())
     for row in view.rows:
         cells = " ".join(pad(marks[mark], 4) for mark in row.rungs)
-        state = "ready" if row.ready else row.state.replace("_", " ")
+        state = row.state.replace("_", " ")
         names = f"{pad(_cut(row.candidate, room, unicode), room)}  {pad(_cut(row.scope, scope, unicode), scope)}"
         page.line(f"{names}  {cells}  {state}".rstrip())
     page.text(_legend(("held", "missing", "not_asked"), marks), style="dim")
@@ -155,7 +157,6 @@ def render_wave(view: WaveView, *, width: int = 100, unicode: bool = True) -> st
         page.heading(f"{matrix.title}: parity by case")
         for number, name in enumerate(matrix.cases, 1):
             page.line(f"{number:>2}  {name}")
-        page.line("")
         page.line(
             f"{pad('candidate', room)}  {pad('scope', scope)}  "
             + "".join(f"{n:>3}" for n in range(1, len(matrix.cases) + 1))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import Final
 
 from lanemark.records.terms import RUNGS
 from lanemark.report.html import environment
 from lanemark.report.wave import MARK_WORDS, MARKS, WaveView
+
+#: Rungs as column heads, where their names would make the matrix wider than a page.
+_HEADS: Final = {"dispatch_confirmed": "dispatch", "fwd_parity": "forward", "bwd_parity": "backward"}
 
 
 def render_wave_html(view: WaveView) -> str:
@@ -15,6 +19,6 @@ def render_wave_html(view: WaveView) -> str:
     jinja = environment()
     style = jinja.get_template("report.css").render() + "\n" + jinja.get_template("wave.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    rungs = [rung.replace("_", " ").replace("fwd", "forward").replace("bwd", "backward") for rung in RUNGS]
+    rungs = [_HEADS.get(rung, rung) for rung in RUNGS]
     page = jinja.get_template("wave.html.j2")
     return page.render(view=view, rungs=rungs, marks=MARKS, words=MARK_WORDS, style=style, style_digest=digest) + "\n"

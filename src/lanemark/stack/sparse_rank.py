@@ -47,7 +47,7 @@ def bench(session: RankSession) -> None:
     device = choose_device(session.case.gpu)
     facts = {**worker_facts(session, device), **hooks}
     session.write_observed(facts)
-    found: list[dict[str, Any]] = []
+    switches, found = selectors(os.environ), list[dict[str, Any]]()
     for case in asked.cases:
         beacon.enter("warmup", case.name)
         problem = draw_problem(case, device)
@@ -59,10 +59,11 @@ def bench(session: RankSession) -> None:
                 enter=lambda what, place=place: beacon.enter("window", f"{place}: {what}"),  # type: ignore[misc]
             )  # fmt: skip
             found.append(seen)
+        # After every case, so that a run that is ended half-way leaves what it saw.
+        write_results(session, asked, found, switches)
     beacon.enter("drain")
     facts["compile_observed"] = posture(session).to_json()
     session.write_observed(facts)
-    write_results(session, asked, found, selectors(os.environ))
     used = cache_use(os.environ, compiled=session.case.compile != "eager")
     session.write_end({"rank": session.rank, "completed_at": stamp(), "memory": memory_peaks(), "compile_cache": used})
 

@@ -28,6 +28,8 @@ from lanemark.stage.store import PassingError, Store, extra_missing
 
 #: Pieces in flight: as facts have it, eight fill a fast link, and more only cost memory.
 WORKERS: Final = 8
+#: Objects whose pieces are in flight at the same time.
+ABREAST: Final = 4
 #: Small objects cost a round trip each and no bandwidth.
 WORKERS_SMALL: Final = 48
 #: Objects are small when their mean is below this.
@@ -119,13 +121,25 @@ class Transfer:
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     def _plan(self, landings: Iterable[Landing]) -> Iterator[tuple[Landing, int]]:
-        for landing in landings:
-            missing = [piece for piece in range(landing.num_pieces) if piece not in landing.digests]
-            self._open[landing.number] = landing
-            if not missing:  # all of it was recovered from an earlier try, but for the last word
-                yield landing, -1
-            for piece in missing:
-                yield landing, piece
+        """Pieces of a few objects by turns: writers of one file wait for one another in the kernel."""
+        left, abreast = iter(landings), deque[Iterator[tuple[Landing, int]]]()
+        while True:
+            while len(abreast) < ABREAST and (landing := next(left, None)) is not None:
+                abreast.append(self._pieces(landing))
+            if not abreast:
+                return
+            one = abreast.popleft()
+            if (task := next(one, None)) is not None:
+                abreast.append(one)
+                yield task
+
+    def _pieces(self, landing: Landing) -> Iterator[tuple[Landing, int]]:
+        missing = [piece for piece in range(landing.num_pieces) if piece not in landing.digests]
+        self._open[landing.number] = landing
+        if not missing:  # all of it was recovered from an earlier try, but for the last word
+            yield landing, -1
+        for piece in missing:
+            yield landing, piece
 
     def _next(self) -> tuple[Landing, int] | None:
         """A piece to bring; None when there is nothing left and nobody can bring anything back."""

@@ -206,3 +206,23 @@ def test_only_what_no_living_writer_holds_is_swept(tmp_path):
         assert sweep_temporary(tmp_path) == 1
         assert sorted(leftovers(tmp_path)) == sorted([held, young])
     assert sweep_temporary(tmp_path, older_than_s=0.0) == 2
+
+
+def test_after_several_records_none_waits_for_a_directory_of_its_own(tmp_path, monkeypatch):
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for number in range(60):
+        synced.clear()
+        target = publish(tmp_path, b'{"number":%d}' % number)
+        # The file before it has its name, the directory with the name in it, and a new directory's own name before.
+        assert synced[-1] == target.parent.name
+        assert synced.index(synced[-1]) == len(synced) - 1
+        assert ("objects" in synced) == (len(synced) == 3) or number == 0
+    assert len(synced) == 2
+    assert len(list((tmp_path / "objects").iterdir())) == 256

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
 

@@ -10,10 +10,11 @@ import torch
 from sparse_cases import CPU, case_of, drawn, measured
 from torch import Tensor
 
-from lanemark.records.errors import DataError
+from lanemark.records.errors import DataError, UsageError
 from lanemark.records.observation import value_of
 from lanemark.records.questions import AttentionCase
 from lanemark.records.terms import PARITY_TOLERANCE
+from lanemark.stack.sparse import backends
 from lanemark.stack.sparse.backends import BACKENDS
 from lanemark.stack.sparse.contract import PADDING, check_indices
 from lanemark.stack.sparse.problem import Problem, draw_problem, empty_queries
@@ -190,3 +191,39 @@ def test_the_triton_kernel_on_a_gpu(dtype: str) -> None:
     assert largest_error(out, expected) <= PARITY_TOLERANCE[dtype]
     assert lse is not None
     assert largest_lse_error(lse, expected_lse) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("installed", "environ", "dim", "dtype", "reason"),
+    [
+        (False, {}, 64, torch.float32, "backend_unavailable"),
+        (True, {}, 64, torch.float32, "backend_unavailable"),  # inputs on a CPU, and no interpreter
+        (True, {"TRITON_INTERPRET": "1"}, 64, torch.float32, None),
+        (True, {"TRITON_INTERPRET": "1"}, 512, torch.float32, "head_dim_unsupported"),
+        (True, {"TRITON_INTERPRET": "1"}, 64, torch.bfloat16, "dtype_unsupported"),
+    ],
+)
+def test_the_dispatch_gives_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+    installed: bool,
+    environ: dict[str, str],
+    dim: int,
+    dtype: torch.dtype,
+    reason: str | None,
+) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda _name: object() if installed else None)
+    taken = backends.dispatch("triton", torch.zeros(1, 1, 8, dim, dtype=dtype), environ=environ)
+    assert taken.reason == reason
+    assert (taken.attend is BACKENDS["gather"]) == (reason is not None)
+
+
+def test_a_backend_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        backends.dispatch("fastest", torch.zeros(1, 1, 8, 8), environ={})
+    assert caught.value.slug == "value-invalid"
+
+
+def test_the_command_line_knows_every_backend() -> None:
+    from lanemark.cli import asked_sparse
+
+    assert tuple(BACKENDS) == asked_sparse.BACKENDS

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("obstore", reason="the source is read with obstore")
 pytest.importorskip("blake3", reason="what arrives is verified with blake3")
 
-from lanemark.cli.artifacts import resolve_artifacts
+from lanemark.cli.artifacts import planned_artifacts, resolve_artifacts
 from lanemark.cli.main import main
 from lanemark.records.attempt import Home
 from lanemark.records.errors import LanemarkError
@@ -87,7 +87,11 @@ def test_a_run_takes_only_what_is_pinned(tmp_path: Path) -> None:
         resolve_artifacts(str(kept), home)
     assert caught.value.slug == "artifacts-unpinned"
     (kept / ARTIFACTS_NAME).write_bytes(document())
+    assert planned_artifacts(None, home) == {}
+    planned = planned_artifacts(str(kept), home)
+    assert (planned["bytes"], home.data.exists()) == (3, False)
     doc = resolve_artifacts(str(kept), home)
+    assert Path(planned["directory"]).is_dir()
     assert (doc["verification"], [entry["name"] for entry in doc["entries"]]) == ("manifest", ["a/k.cubin"])
     (kept / "x.whl").write_bytes(b"abc")
     (kept / ARTIFACTS_NAME).write_bytes(document(row={"name": "x.whl"}))

@@ -1,0 +1,132 @@
+"""A record of the promotion lane and a wave of them, on a terminal and in HTML: no rate anywhere, nothing left to colour."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lanemark.lanes.wave import contradicted, manifest_document, wave_row
+from lanemark.report.columns import cells
+from lanemark.report.html import render_html
+from lanemark.report.terminal import render
+from lanemark.report.view import RecordView, record_view
+from lanemark.report.wave import render_wave, wave_view
+from lanemark.report.wave_page import render_wave_html
+
+GOOD = Path(__file__).parents[2] / "assets" / "records" / "good"
+GOLDEN = Path(__file__).parents[2] / "golden" / "report"
+RECORDS = sorted(GOOD.glob("promotion_*.json"))
+
+
+def predicate_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((GOOD / f"{name}.json").read_bytes())["predicate"]
+    return found
+
+
+def view_of(predicate: dict[str, Any]) -> RecordView:
+    return record_view("sha256:" + "0" * 64, predicate)
+
+
+def wave(**changes: Any) -> dict[str, Any]:
+    rows = [wave_row(f"sha256:{place:064x}", predicate_of(path.stem)) for place, path in enumerate(RECORDS)]
+    left = [
+        {"candidate": "sdpa_flash", "dtype": "bf16", "direction": "backward", "case": "causal-s128-d192x128-h8",
+         "reason": "value_dim_unsupported", "words": "head dimensions differ"},
+        {"candidate": "flex", "dtype": "", "direction": "", "case": None, "reason": "slow_on_cpu", "words": "slow"},
+    ]  # fmt: skip
+    made = manifest_document("sample", "matrix", rows, created_at="2026-11-28T16:00:00.000Z", whole=True, left_out=left)
+    return {**made, **changes}
+
+
+@pytest.mark.parametrize("name", ["promotion_ready_fa4", "promotion_rejected", "promotion_compiled_only"])
+def test_golden_text_at_80_columns(name: str, update_golden: bool) -> None:
+    path = GOLDEN / f"{name}.txt"
+    text = render(view_of(predicate_of(name)), width=80) + "\n"
+    if update_golden:
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), "run pytest with --update-golden if this change is meant"
+
+
+def test_golden_wave(update_golden: bool) -> None:
+    path = GOLDEN / "promotion_wave.txt"
+    text = render_wave(wave_view(wave(), "sha256:" + "d" * 64), width=90) + "\n"
+    if update_golden:
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), "run pytest with --update-golden if this change is meant"
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_no_page_states_a_rate_or_runs_over_its_width(path: Path) -> None:
+    view = view_of(predicate_of(path.stem))
+    page = render_html([view])
+    for text in (render(view), page):
+        for unit in ("tok/s", "/s<", "per second", "FLOP/s"):
+            assert unit not in text
+    assert "<script" not in page
+    for width in (40, 80):
+        assert all(cells(line) <= width for line in render(view, width=width).split("\n"))
+
+
+def test_a_ready_record_says_ready_and_a_rejected_one_says_why() -> None:
+    assert view_of(predicate_of("promotion_ready_fa4")).headline.figure == "ready"
+    rejected = view_of(predicate_of("promotion_rejected"))
+    assert rejected.headline.figure == "rejected"
+    assert "forward parity failed" in rejected.headline.qualifier
+    assert "1.3e-02 of 2.5e-03 allowed" in render(rejected)
+
+
+def test_a_record_that_calls_itself_ready_and_owes_something_lists_it() -> None:
+    doc = predicate_of("promotion_ready_fa4")
+    doc["promotion"]["execute_proof"] = {"status": "unavailable", "source": "worker", "reason": "nothing ran"}
+    assert "no execution was observed" in render(view_of(doc)).replace("\n             ", " ")
+
+
+def test_a_surviving_mutant_is_told() -> None:
+    page = render_html([view_of(predicate_of("promotion_no_power"))])
+    assert "SURVIVES" in page
+
+
+def test_a_wave_fits_its_width_and_the_ascii_form_has_no_other_letters() -> None:
+    view = wave_view(wave(), "sha256:" + "d" * 64)
+    for width in (60, 90):
+        assert all(len(line) <= width + 40 for line in render_wave(view, width=width).split("\n"))
+    assert render_wave(view, unicode=False).isascii()
+
+
+def test_a_wave_counts_what_its_records_say() -> None:
+    view = wave_view(wave(), "sha256:" + "d" * 64)
+    ready = sum(predicate_of(path.stem)["promotion"]["promotion_ready"] for path in RECORDS)
+    assert view.claim.startswith(f"{ready} of {len(RECORDS)} records ready")
+    assert {row.rungs[-1] for row in view.rows if "forward" in row.scope} == {"not_asked"}
+    assert any("sdpa_flash: causal-s128-d192x128-h8 (value dim unsupported)" in line for line in view.left_out)
+    ended = wave_view(wave(whole=False), "sha256:" + "d" * 64)
+    assert "ended early" in ended.states
+
+
+def test_a_wave_page_is_whole_and_says_every_mark_in_words() -> None:
+    hostile = wave()
+    hostile["records"][0]["candidate"] = "<script>alert(1)</script>"
+    page = render_wave_html(wave_view(hostile, "sha256:" + "d" * 64, ("x is not what the record says",)))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "x is not what the record says" in page
+    assert re.search(r"(src|href)=", page) is None
+    for words in ("held", "not held", "not asked", "passed", "failed", "no power"):
+        assert f">{words}</span>" in page or words in page
+
+
+def test_a_row_that_says_more_than_its_record_is_contradicted() -> None:
+    made = wave()
+    mine = {row["record_id"]: copy.deepcopy(row) for row in made["records"]}
+    assert contradicted(made, mine) == ()
+    made["records"][1]["ready"] = not made["records"][1]["ready"]
+    first = made["records"][0]["record_id"]
+    del mine[first]
+    assert contradicted(made, mine) == (
+        f"{first[:19]} is not in the ledger", f"{made['records'][1]['record_id'][:19]}: ready is not what the record says",
+    )  # fmt: skip
