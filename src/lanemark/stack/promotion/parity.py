@@ -42,7 +42,8 @@ def call(attend: Attend, inputs: Inputs, *, backward: bool) -> Answer:
         with torch.set_grad_enabled(backward):
             back = attend(given)
     except Exception as error:  # whatever a candidate raises is its answer
-        raise ViolationError("raised", f"{type(error).__name__}: {error}"[:300]) from error
+        first = (str(error).strip().splitlines() or ["no word"])[0]
+        raise ViolationError("raised", f"{type(error).__name__}: {first}"[:300]) from error
     out, lse = back if isinstance(back, tuple) else (back, None)
     q = given.q_BHQD
     shape = (*q.shape[:3], given.v_BGKV.shape[-1])
