@@ -161,12 +161,7 @@ class Asked:
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
-    if args.surface not in SURFACES:
-        raise UsageError(
-            "surface-unavailable",
-            f"the surface {args.surface[:40]!r} is not available in this version",
-            f"use one of {', '.join(SURFACES)}",
-        )
+    check_surface(args)
     from lanemark.cli import asked_modal, asked_promotion, asked_script, asked_sparse
 
     if getattr(args, "command", ()):
@@ -187,6 +182,16 @@ def understand(args: argparse.Namespace) -> Asked:
     rental = asked_modal.rental(args)
     asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
     return asked_modal.rented(asked, rental)
+
+
+def check_surface(args: argparse.Namespace) -> None:
+    """Refuse a surface that there is not. Raises UsageError `surface-unavailable`."""
+    if args.surface not in SURFACES:
+        raise UsageError(
+            "surface-unavailable",
+            f"the surface {args.surface[:40]!r} is not available in this version",
+            f"use one of {', '.join(SURFACES)}",
+        )
 
 
 def parsed(parser: Parser, words: list[str]) -> argparse.Namespace:
