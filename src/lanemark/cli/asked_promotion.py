@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lanemark.cli import asked_modal
 from lanemark.cli.asked import Asked, cache_layout, one_of, refuse_arguments, seconds, whole
 from lanemark.cli.parsing import Parser
 from lanemark.lanes.promotion_claims import ARCH_OF_CLASS, CANDIDATES, check_candidate
@@ -81,18 +80,11 @@ def understand_wave(args: argparse.Namespace) -> AskedWave:
     """Check every argument and build the cases. Raises UsageError or DataError; reads a wave's file, and asks the host
     whether it has a GPU.
     """
-    if args.surface != "local":
-        raise UsageError(
-            "surface-unavailable",
-            f"waves of the promotion lane are not run on {args.surface[:40]!r} in this version",
-            "run them on the box itself, with --surface local",
-        )
     if getattr(args, "command", ()):
         raise UsageError(
             "value-invalid", "a command of your own is measured in the training lane, not in the promotion lane",
             "name a kernel with --candidate module:function",
         )  # fmt: skip
-    asked_modal.refuse_on_other_surfaces(args)
     refuse_arguments(args, "promotion", _UNUSED)
     if whole(args.nproc, "--nproc", 1, 10**6, slug="nproc-invalid") != 1:
         raise UsageError("nproc-invalid", "the promotion lane runs one process", "leave --nproc out")
