@@ -53,7 +53,7 @@ from lanemark.observe.host import boot_id
 from lanemark.observe.reading import reason_of
 from lanemark.records.attempt import AttemptPaths, Home, State
 from lanemark.records.encoding import decode, digest, encode
-from lanemark.records.errors import LanemarkError, SurfaceError, UsageError
+from lanemark.records.errors import LanemarkError, LedgerError, SurfaceError, UsageError
 from lanemark.records.statement import SealedRecord
 
 #: What came of one attempt. `busy`: somebody else is at it. `waiting`: it goes on. `problem`: it could not be collected
@@ -181,13 +181,13 @@ class _Collection:
         self._reattached = False
 
     def go(self) -> Collected:
-        manifest = load_or_recover(self._paths)
+        manifest = self._load()
         if manifest.state.final and manifest.appended:
             return Collected(manifest.run_id, "done", manifest=manifest)
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
                 return self._only_look(manifest)
-            manifest = load_or_recover(self._paths)  # it may have moved on while we waited for nothing
+            manifest = self._load()  # it may have moved on while we waited for nothing
             if manifest.recovered is not None:
                 self._keep(manifest)
             self._restore_case(manifest)
@@ -195,13 +195,13 @@ class _Collection:
             return self._advance(manifest)
 
     def cancel(self, *, give_up: bool) -> Collected:
-        manifest = load_or_recover(self._paths)
+        manifest = self._load()
         if manifest.state.final:
             return self.go()
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
                 return self._ask_its_supervisor(manifest, give_up=give_up)
-            manifest = load_or_recover(self._paths)
+            manifest = self._load()
             if not manifest.state.final and manifest.cancel_asked_at is None:
                 manifest = self._keep(replace(manifest, cancel_asked_at=stamp()))
             self._restore_case(manifest)
@@ -239,6 +239,17 @@ class _Collection:
             said = status.detail
         detail = f"it was given up without the surface's word, which last was: {said}"
         return self._keep(replace(manifest, end=End("cancelled", detail[:500], fetched=True)))
+
+    def _load(self) -> Manifest:
+        """The manifest, which must be the one of the directory it lies in. Raises LedgerError."""
+        manifest = load_or_recover(self._paths)
+        if manifest.run_id != self._paths.run_id:
+            raise LedgerError(
+                "attempt-unreadable",
+                f"the directory {self._paths.run_id!r} holds the manifest of {manifest.run_id}",
+                "give the directory the name of its run again",
+            )
+        return manifest
 
     def _take_locks(self, held: ExitStack, manifest: Manifest) -> bool:
         """The attempt's lock, and its original's where this is a copy."""
