@@ -233,7 +233,9 @@ def cache_layout(args: argparse.Namespace) -> CacheLayout:
 def _training(args: argparse.Namespace) -> Asked:
     """The training lane's case."""
     refuse_arguments(
-        args, "training", {"backends": None, "repeats": None, "time_indexer": False, "tokens_per_step": None}
+        args,
+        "training",
+        {"backends": None, "repeats": None, "time_indexer": False, "tokens_per_step": None, "join": None},
     )
     recipe = preset("dense-nano" if args.preset is None else args.preset)
     nproc = whole(args.nproc, "--nproc", 1, MAX_NPROC, slug="nproc-invalid")

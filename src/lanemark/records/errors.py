@@ -33,6 +33,8 @@ SLUGS: Final[dict[str, str]] = {
     "vary-invalid": "That field cannot be what a question varies",
     "question-unknown": "No lane answers that question",
     "watch-empty": "No record matches, so that there is no series to watch",
+    "join-invalid": "There is no attempt that this node could join",
+    "matrix-invalid": "The matrix file describes no grid that can be run",
     "against-invalid": "What a run is to be repeated against cannot be meant",
     "cache-source-invalid": "A source of a compile cache is none that can be read",
     "promotion-case-invalid": "No case of the parity matrix has that name",
@@ -132,6 +134,7 @@ SLUGS: Final[dict[str, str]] = {
     "team-extra-missing": "A shared ledger needs a package that is not installed",
     "index-unusable": "The shared index cannot be used",
     "import-conflict": "Two different records of one run",
+    "tracker-missing": "Exporting to a tracker needs its package, which this interpreter does not have",
     "parquet-missing": "Parquet files need pyarrow, which this interpreter does not have",
     "output-unwritable": "The output file cannot be written",
 }
