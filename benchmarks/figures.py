@@ -62,20 +62,20 @@ FIGURES: Final = (
         meaning="time to collect 1,000 finished detached runs: fetched, sealed and in the ledger, durably",
     ),
     Figure(
-        name="detach.return_s",
-        module="detached",
-        sense="<=",
-        limit=1,
-        unit="s",
-        meaning="from the end of validation to the return of `run --detach`",
-    ),
-    Figure(
         name="datapath.class_ms",
         module="loader",
         sense="<=",
         limit=50,
         unit="ms",
         meaning="time that all looks of one rank at its data path take, none of them in the window",
+    ),
+    Figure(
+        name="detach.return_s",
+        module="detached",
+        sense="<=",
+        limit=1,
+        unit="s",
+        meaning="from the end of validation to the return of `run --detach`",
     ),
     Figure(
         name="hang.false_alarms_in_20",

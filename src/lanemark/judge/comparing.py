@@ -96,7 +96,7 @@ def _compare_facts(a: Facts, b: Facts, metric: str, vary: Sequence[str], reasons
             continue
         if role == "factor":
             undeclared.add(factor)
-        if path in KINDRED and KINDRED[path].issuperset((a.values[path], b.values[path])):
+        if path in KINDRED and all(value in sorted(KINDRED[path]) for value in (a.values[path], b.values[path])):
             role = "covariate"
         code, severity = _DIFFERS[role]
         sides = [_short(side.values[path]) if path in side.values else "not set" for side in (a, b)]

@@ -249,9 +249,8 @@ NOISE_VARIABLES: Final[dict[str, str]] = {
 PINNED_FLAGS: Final = frozenset({
     "--preset", "--nproc", "--mode", "--gpu", "--compile", "--dtype", "--steps", "--warmup", "--sequence",
     "--micro-batch", "--grad-accum", "--seed", "--surface", "--data", "--data-class", "--cache-policy", "--cache-from",
-    "--cache-to", "--cache-layout", "--prewarm", "--tokens-per-step", "--collective-timeout", "--stall-timeout", "--wall-limit",
-    "--repeat",
-    "--against",
+    "--cache-to", "--cache-layout", "--prewarm", "--tokens-per-step", "--collective-timeout", "--stall-timeout",
+    "--wall-limit", "--repeat", "--against",
 })  # fmt: skip
 #: The same of flags without a value.
 PINNED_SWITCHES: Final = frozenset({"--json", "--detach"})
