@@ -70,6 +70,14 @@ FIGURES: Final = (
         meaning="from the end of validation to the return of `run --detach`",
     ),
     Figure(
+        name="datapath.class_ms",
+        module="loader",
+        sense="<=",
+        limit=50,
+        unit="ms",
+        meaning="time that all looks of one rank at its data path take, none of them in the window",
+    ),
+    Figure(
         name="hang.false_alarms_in_20",
         module="hang",
         sense="<=",
@@ -188,6 +196,22 @@ FIGURES: Final = (
         limit=1,
         unit="ms",
         meaning="CPU time of verifying one record with its evidence",
+    ),
+    Figure(
+        name="loader.vs_hf_iterable",
+        module="loader",
+        sense=">=",
+        limit=5,
+        unit="ratio",
+        meaning="tokens per processor second of the loader, over Hugging Face's shuffled iterable of the same rows",
+    ),
+    Figure(
+        name="loader.vs_memmap",
+        module="loader",
+        sense=">=",
+        limit=0.9,
+        unit="ratio",
+        meaning="tokens per processor second of the loader, over a bare memory map that is told the same windows",
     ),
     Figure(
         name="modal.preflight_s",

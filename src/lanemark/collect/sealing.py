@@ -67,6 +67,11 @@ _RANK_EVIDENCE: Final = (
     ("stderr.log", "text/plain"),
     ("claim.json", "application/json"),
 )
+_NODE_EVIDENCE: Final = (
+    ("end.json", "application/json"),
+    ("stdout.log", "text/plain"),
+    ("stderr.log", "text/plain"),
+)
 #: `<look>-<rank>-<what>` (lanemark.launch.looking).
 _LOOK_DUMP: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,4}-(flight\.json|stack\.json|stack\.txt)")
 #: A call graph that a collector took (lanemark.collect.collecting).
@@ -153,10 +158,19 @@ def _snapshots(paths: AttemptPaths) -> list[str]:
     return sorted(name for name in names if _SNAPSHOT.fullmatch(name))[:_MAX_SNAPSHOTS]
 
 
+def _nodes(paths: AttemptPaths) -> list[str]:
+    """Nodes that joined a launched command's attempt, by number."""
+    try:
+        return sorted((name for name in os.listdir(paths.nodes) if name.isdigit() and len(name) < 5), key=int)
+    except OSError:
+        return []
+
+
 def evidence_of(paths: AttemptPaths, num_ranks: int) -> tuple[Evidence, ...]:
     """Every file the record rests on, by digest, in a fixed order. Missing files are simply not evidence."""
     names = [*_ATTEMPT_EVIDENCE]
     names += [(f"ranks/{rank}/{name}", kind) for rank in range(num_ranks) for name, kind in _RANK_EVIDENCE]
+    names += [(f"nodes/{node}/{name}", kind) for node in _nodes(paths) for name, kind in _NODE_EVIDENCE]
     names += [(f"looks/{name}", _LOOK_TYPES[name.rpartition(".")[2]]) for name in _look_dumps(paths)]
     names += [(f"snapshots/{name}", "application/json") for name in _snapshots(paths)]
     found = []

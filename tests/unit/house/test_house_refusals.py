@@ -71,6 +71,8 @@ USAGE = {
         ["plan", "training", "--stall-timeout", "nan"],
         ["plan", "training", "--seed", "x"],
         ["plan", "elsewhere"],
+        ["plan", "training", "--region", "us-east"],
+        ["plan", "training", "--surface", "modal", "--", "python", "mine.py"],
     ],
 }
 
