@@ -2,8 +2,8 @@
 
 For each attempt: take its lock, read its manifest, ask `step` for one action, carry it out durably, and ask again,
 until nothing more can be done now. An attempt whose lock somebody else holds is only looked at: its supervisor is at
-work, or another collector is. Every action is written down before the next is asked for, so a collector may be killed
-anywhere.
+work, or another collector is. What an action learned or made is on disk before the next is asked for, so a collector
+may be killed anywhere.
 
 A copy of an attempt directory knows its original (`Manifest.directory`). As long as the original is there, its lock is
 taken too and its record is adopted, so that one attempt has one record however many copies of its directory there are
@@ -363,10 +363,11 @@ class _Collection:
         return manifest
 
     def _carry_out(self, action: Any, manifest: Manifest) -> Manifest:
-        """One action, durably. Returns the manifest as it is on disk then."""
+        """One action, with what it learned or made on disk. Returns the manifest after it."""
         handlers: dict[type, Callable[[], Manifest]] = {
             Look: lambda: self._look(manifest),
-            **dict.fromkeys((NoteIds, Enter, Conclude), lambda: self._keep(applied(manifest, action))),
+            **dict.fromkeys((NoteIds, Conclude), lambda: self._keep(applied(manifest, action))),
+            Enter: lambda: self._enter(manifest, action),
             Snapshot: lambda: self._snapshot(manifest, action.name),
             Fetch: lambda: self._fetched(manifest),
             Seal: lambda: self._seal(manifest, action),
@@ -381,6 +382,11 @@ class _Collection:
             problem = self._status.word in ("unreachable", "unknown", "failed", "expired")
             append_poll(self._paths, self._status.word, self._status.detail if problem else None)
         return manifest
+
+    def _enter(self, manifest: Manifest, action: Enter) -> Manifest:
+        """A state that is entered on the way to the seal is written down with that; nothing hangs on its time."""
+        entered = applied(manifest, action)
+        return entered if manifest.end is not None else self._keep(entered)
 
     def _snapshot(self, manifest: Manifest, name: str) -> Manifest:
         """A call graph, or why there is none: a snapshot is a service, and holds nothing up."""
@@ -403,9 +409,10 @@ class _Collection:
         return surface_of(manifest, self._surfaces).fetch(handle_of(manifest), self._paths).completed_at
 
     def _seal(self, manifest: Manifest, action: Seal) -> Manifest:
+        """The record, on disk. The manifest follows with the appending: until then the record itself is the truth."""
         self._sealed = True
         self._record, sealed = seal_attempt(self._paths, manifest, action.ending)
-        return self._keep(sealed)
+        return sealed
 
     def _append(self, manifest: Manifest) -> Manifest:
         record = self._record
@@ -416,7 +423,7 @@ class _Collection:
         appended, self._notice = append_to_ledger(self._home, self._paths, record)
         with contextlib.suppress(OSError):
             self._paths.reserve.unlink(missing_ok=True)
-        return self._keep(replace(manifest, appended=True)) if appended else manifest
+        return self._keep(replace(manifest, appended=appended))
 
 
 def age_s(at: str) -> float | None:
