@@ -9,6 +9,7 @@ by its optimizer's steps, without tokens.
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -82,16 +83,14 @@ def main() -> None:
     if world_size > 1:
         model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    taken = batches(options.data, device, rank)
+    taken = itertools.islice(batches(options.data, device, rank), options.steps)
     for step, (ids, targets) in enumerate(lanemark.steps(taken, tokens=BATCH * SEQUENCE), start=1):
         loss = functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % 20 == 0 or step == options.steps:
+        if step % 20 == 0:
             lanemark.report(loss=loss.item())
-        if step == options.steps:
-            break
     if world_size > 1:
         torch.distributed.destroy_process_group()
 

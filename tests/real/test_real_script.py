@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,49 @@ def test_it_is_shown_cited_and_verified(launched: Any, tmp_path: Path) -> None:
     assert lanemark("report", said["record_id"], "-o", str(tmp_path / "page.html")).returncode == 0
     assert "steps/s" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert lanemark("doctor", said["run_id"]).returncode == 0
+
+
+def test_two_nodes_by_rendezvous_are_two_supervisors_and_one_record(tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two", "--local-addr", "127.0.0.1", TINY, "16",
+    ]  # fmt: skip
+    env = {**os.environ, "LANEMARK_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "lanemark", "run", "training", "--json"]
+    words = ["--gpu", "cpu", "--steps", "14", "--warmup", "4", "--nproc", "2"]
+    first = subprocess.Popen(
+        [*start, *words, "--", *torchrun], stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path
+    )
+    try:
+        attempts = tmp_path / "home" / "attempts"
+        deadline = time.monotonic() + 60
+        while not list(attempts.glob("*/launch.json")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run_id = next(attempts.glob("*/launch.json")).parent.name
+        joined = subprocess.run(
+            [*start, "--join", run_id, "--", *torchrun],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+            env=env,
+        )
+        assert joined.returncode == 0, joined.stderr
+        assert json.loads(joined.stdout) == {"run_id": run_id, "node": 1, "status": 0}
+        said = json.loads(first.communicate(timeout=100)[0])
+    finally:
+        first.kill()
+        first.wait()
+    assert said["receipt"], said
+    predicate = read_record(Path(said["record_path"]).read_bytes()).predicate
+    assert broken_rules(predicate) == ()
+    assert predicate["training"]["script"]["ranks_found"] == 2
+    assert value_of(predicate["distributed"]["observed"]["world_size"]) == 2
+    assert "nodes/1/end.json" in {entry["name"] for entry in predicate["evidence"]}
+    assert len(list(attempts.iterdir())) == 1
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

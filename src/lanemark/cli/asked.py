@@ -14,7 +14,7 @@ from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.lanes.training import check_window
 from lanemark.launch.environment import CacheLayout
 from lanemark.launch.modal_request import Rental
-from lanemark.records.case import LANES, Case, DataAsked, parse_gpu
+from lanemark.records.case import LANES, PATH_CLASSES, Case, DataAsked, parse_gpu
 from lanemark.records.errors import UsageError
 
 #: One node of the field's boxes has 8 GPUs; on a CPU more ranks than this only measure the scheduler.
@@ -68,6 +68,10 @@ def add_arguments(parser: Parser) -> None:
         "--data", default=None, metavar="PATH|URL",
         help="directory of llm.c token shards, s3://, gs://, az:// or https:// of some, which are staged first, or "
         "`synthetic` (default: a corpus of the C++ headers in torch's wheel)",
+    )  # fmt: skip
+    place.add_argument(
+        "--data-class", default=None, metavar="CLASS",
+        help=f"what the tokens should be read through, held to what is seen: {', '.join(PATH_CLASSES)}",
     )  # fmt: skip
     place.add_argument(
         "--cache-policy", default=None, metavar="P",
@@ -229,7 +233,9 @@ def cache_layout(args: argparse.Namespace) -> CacheLayout:
 def _training(args: argparse.Namespace) -> Asked:
     """The training lane's case."""
     refuse_arguments(
-        args, "training", {"backends": None, "repeats": None, "time_indexer": False, "tokens_per_step": None}
+        args,
+        "training",
+        {"backends": None, "repeats": None, "time_indexer": False, "tokens_per_step": None, "join": None},
     )
     recipe = preset("dense-nano" if args.preset is None else args.preset)
     nproc = whole(args.nproc, "--nproc", 1, MAX_NPROC, slug="nproc-invalid")
@@ -279,7 +285,7 @@ def _training(args: argparse.Namespace) -> Asked:
         micro_batch=whole(args.micro_batch or str(recipe.micro_batch), "--micro-batch", 1, 4096),
         grad_accum=whole(args.grad_accum, "--grad-accum", 1, 4096),
         seed=whole(args.seed, "--seed", 0, 2**31 - 1),
-        data=DataAsked("synthetic") if args.data == "synthetic" else DataAsked("shards"),
+        data=_tokens(args),
         surface=args.surface,
         gpu=str(gpu),
         cache_policy=one_of(policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
@@ -298,6 +304,19 @@ def _training(args: argparse.Namespace) -> Asked:
         cache_from=tuple(args.cache_from),
         cache_to=args.cache_to,
     )
+
+
+def _tokens(args: argparse.Namespace) -> DataAsked:
+    """The tokens asked for, as far as the command line tells."""
+    said = args.data_class if args.data_class is None else one_of(args.data_class, "--data-class", PATH_CLASSES)
+    if args.data != "synthetic":
+        return DataAsked("shards", path_class=said)
+    if said is not None:
+        raise UsageError(
+            "value-invalid", "--data-class says what token files are read through, and synthetic tokens are no files",
+            "leave --data-class out, or name token shards with --data",
+        )  # fmt: skip
+    return DataAsked("synthetic")
 
 
 def default_policy(nproc: int, posture: str) -> tuple[str, str]:

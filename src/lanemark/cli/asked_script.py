@@ -23,7 +23,7 @@ DEFAULT_WARMUP: Final = 10
 #: Arguments that only Lanemark's own program understands, with the values that say they were not given.
 _OURS_ALONE: Final[dict[str, Any]] = {
     "preset": None, "mode": None, "dtype": None, "sequence": None, "micro_batch": None, "grad_accum": "1", "seed": "0",
-    "prewarm": "auto", "data": None, "collective_timeout": "600", "backends": None, "repeats": None,
+    "prewarm": "auto", "data": None, "data_class": None, "collective_timeout": "600", "backends": None, "repeats": None,
     "time_indexer": False, "compile": "eager",
 }  # fmt: skip
 #: How launchers are told the number of ranks: on one node, and in all (source: their own help texts).
@@ -40,11 +40,17 @@ def add_arguments(parser: Parser) -> None:
         help="tokens of the global batch in one step, as you declare them: kept beside the figures and never used for "
         "one; mark steps in the script to have tokens counted (docs/your-script.md)",
     )  # fmt: skip
+    group.add_argument(
+        "--join", default=None, metavar="RUN",
+        help="run this node's command in the attempt of another node, which makes the record",
+    )  # fmt: skip
 
 
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     command: tuple[str, ...] = args.command
+    if getattr(args, "join", None) is not None:
+        raise UsageError("join-invalid", "--join is for `lanemark run` alone", "leave --join out")
     for name, default in _OURS_ALONE.items():
         if getattr(args, name, default) != default:
             flag = "--" + name.replace("_", "-")
@@ -53,6 +59,11 @@ def understand(args: argparse.Namespace) -> Asked:
                 f"leave {flag} out, or give it to the command in its own words",
             )  # fmt: skip
     refuse_arguments(args, "training", {"cache_layout": "shared"})
+    if args.surface != "local":
+        raise UsageError(
+            "surface-unavailable", f"a command of your own runs on this host, not on the surface {args.surface}",
+            "leave --surface out",
+        )  # fmt: skip
     reasons = dict.fromkeys(("mode", "compile", "dtype"), "a command decides it itself; what ran is observed")
     nproc, why = ranks_of(args.nproc, command)
     if why is not None:

@@ -16,6 +16,7 @@ from lanemark.records.errors import LanemarkError, UsageError
 #: verb → (module under `lanemark.cli`, one line of help). The order is the order of use.
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run", "run a benchmark and leave one sealed record"),
+    "matrix": ("matrix", "run a small grid of cases in turns, and say how each compares with the first"),
     "plan": ("plan", "print what `run` would launch, as JSON; launch nothing"),
     "wave": ("modal_wave", "plan, launch and sum up many isolated runs on Modal, under a cap on dollars"),
     "runs": ("runs", "list attempts and their states"),

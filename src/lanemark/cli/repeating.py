@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from lanemark.cli.asked import parsed, understand, whole
@@ -100,7 +103,7 @@ def repeat(args: list[str], options: argparse.Namespace, parser: Parser) -> int:
         for number in range(1, count + 1):
             for name, side in sides.items():
                 advise(f"lanemark: run {number} of {count}{f' of side {name.upper()}' if len(sides) > 1 else ''}")
-                code, answer = _run(side, stop)
+                code, answer = run_once(side, stop)
                 if answer is not None:
                     made[name].append(answer)
                 if code != 0 or stop() is not None:
@@ -186,13 +189,16 @@ def _case(parser: Parser, words: list[str]) -> Case:
     return understand(parsed(parser, words)).case
 
 
-def _run(words: list[str], stop: StopSignals) -> tuple[int, dict[str, Any] | None]:
-    """One run: its exit code, and what it printed, where it came to a record.
+def run_once(
+    words: list[str], stop: StopSignals, more: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, dict[str, Any] | None]:
+    """One run: its exit code, and what it printed, where it came to a record. `more` is added to its environment.
 
     It has a process group of its own, so that Ctrl-C reaches it once, from here, and it can seal its record.
     """
     command = [sys.executable, "-m", "lanemark", "run", *_with_json(words)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    environ = {**os.environ, **more}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0, env=environ)
     passed = 0
     while True:
         try:

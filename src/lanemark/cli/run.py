@@ -51,6 +51,10 @@ def main(args: list[str]) -> int:
             "value-invalid", "the promotion lane repeats its calls itself and has nothing that could be compared",
             "leave --repeat and --against out",
         )  # fmt: skip
+    if options.join is not None and options.command and not is_asked(options) and not options.detach:
+        from lanemark.cli.joining import join
+
+        return join(options.join, options.command, as_json=options.json)
     if is_asked(options):
         return repeat(args, options, verb)
     if options.lane == "promotion":

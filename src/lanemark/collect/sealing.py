@@ -67,6 +67,11 @@ _RANK_EVIDENCE: Final = (
     ("stderr.log", "text/plain"),
     ("claim.json", "application/json"),
 )
+_NODE_EVIDENCE: Final = (
+    ("end.json", "application/json"),
+    ("stdout.log", "text/plain"),
+    ("stderr.log", "text/plain"),
+)
 #: `<look>-<rank>-<what>` (lanemark.launch.looking).
 _LOOK_DUMP: Final = re.compile(r"[0-9]{1,9}-[0-9]{1,4}-(flight\.json|stack\.json|stack\.txt)")
 #: A call graph that a collector took (lanemark.collect.collecting).
@@ -153,10 +158,19 @@ def _snapshots(paths: AttemptPaths) -> list[str]:
     return sorted(name for name in names if _SNAPSHOT.fullmatch(name))[:_MAX_SNAPSHOTS]
 
 
+def _nodes(paths: AttemptPaths) -> list[str]:
+    """Nodes that joined a launched command's attempt, by number."""
+    try:
+        return sorted((name for name in os.listdir(paths.nodes) if name.isdigit() and len(name) < 5), key=int)
+    except OSError:
+        return []
+
+
 def evidence_of(paths: AttemptPaths, num_ranks: int) -> tuple[Evidence, ...]:
     """Every file the record rests on, by digest, in a fixed order. Missing files are simply not evidence."""
     names = [*_ATTEMPT_EVIDENCE]
     names += [(f"ranks/{rank}/{name}", kind) for rank in range(num_ranks) for name, kind in _RANK_EVIDENCE]
+    names += [(f"nodes/{node}/{name}", kind) for node in _nodes(paths) for name, kind in _NODE_EVIDENCE]
     names += [(f"looks/{name}", _LOOK_TYPES[name.rpartition(".")[2]]) for name in _look_dumps(paths)]
     names += [(f"snapshots/{name}", "application/json") for name in _snapshots(paths)]
     found = []
@@ -263,7 +277,8 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
     )
 
 
-def _sealed(facts: AttemptFacts) -> SealedRecord:
+def _sealed(facts: AttemptFacts) -> tuple[SealedRecord, dict[str, Any]]:
+    """The record, and its predicate as it reads back from the very bytes."""
     predicate = predicate_of(facts)
     about = subjects(
         plan_digest=facts.case.digest,
@@ -271,7 +286,8 @@ def _sealed(facts: AttemptFacts) -> SealedRecord:
         commit=value_of(predicate["source"]["commit"]),
     )
     record = seal(predicate, about)
-    broken = broken_rules(decode(record.data)["predicate"])
+    written: dict[str, Any] = decode(record.data)["predicate"]
+    broken = broken_rules(written)
     if broken:
         # A defect of ours, and the run is over: seal it with the contradiction named and no receipt, so that nothing
         # can be quoted from it, and let verification refuse it.
@@ -281,7 +297,8 @@ def _sealed(facts: AttemptFacts) -> SealedRecord:
         predicate["outcome"].update(receipt=False, receipt_reason=text[:500])
         withdraw_figures(predicate)
         record = seal(predicate, about)
-    return record
+        written = decode(record.data)["predicate"]
+    return record, written
 
 
 def publish_once(path: Path, data: bytes) -> bytes:
@@ -335,7 +352,9 @@ def seal_attempt(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> tup
     if paths.record.exists():
         data = paths.record.read_bytes()
     else:
-        record = _sealed(gather(paths, manifest, ending))
+        record, predicate = _sealed(gather(paths, manifest, ending))
         data = _with_room(paths, lambda: publish_once(paths.record, record.data))
+        if data is record.data:
+            return record, manifest.sealed(record.id, predicate)
     record_id = digest(data)
     return SealedRecord(record_id, data), manifest.sealed(record_id, decode(data)["predicate"])

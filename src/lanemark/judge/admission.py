@@ -211,7 +211,7 @@ def _caveats(doc: Doc) -> list[Reason]:
         ("distributed.observed.mode", doc["case"]["mode"], doc["distributed"]["observed"]["mode"]),
         ("compile.observed.posture", doc["case"]["compile"], doc["compile"]["observed"]["posture"]),
     ):
-        if (other := value_of(observed)) not in (None, asked_for):
+        if asked_for != "any" and (other := value_of(observed)) not in (None, asked_for):
             found.append(Reason("NOT_AS_REQUESTED", "caveat", path, "a", detail=f"{asked_for} asked for, {other} seen"))
     if value_of(doc["source"]["dirty"]) is True:
         found.append(Reason("UNCOMMITTED_SOURCE", "caveat", "source.dirty", "a"))

@@ -57,7 +57,7 @@ def script_predicate(facts: AttemptFacts) -> dict[str, Any]:
         "outcome": outcome_part(facts, can_quote, why),
         "training": training,
     }
-    found += [*startup_findings, *window_findings(training), *provenance_findings(predicate)]
+    found += [*startup_findings, *window_findings(training, facts.ranks), *provenance_findings(predicate)]
     found += script_findings(facts, training, data)
     predicate["findings"] = [finding.to_json() for finding in found]
     return predicate
@@ -134,6 +134,12 @@ def script_training(facts: AttemptFacts, *, device_class: str | None, no_receipt
         "script": script_part(facts, a_second, tokens),
         "does_not_prove": _does_not_prove(facts, device_class, tokens),
     }
+    if value_of(part["script"]["measured_by"]) == "hooks":
+        # The hook sees a step end; when its tokens were in hand it cannot tell, and 0 would be a guess.
+        for place in (part["split"], *part["ranks"]):
+            place["data_wait_s"] = unavailable(
+                "samples.bin", "optimizer steps do not tell when tokens were there"
+            ).to_json()
     if tokens is not None and measured and tokens % len(measured) == 0:
         part["tokens_per_step"] = tokens // len(measured)
     return part

@@ -19,6 +19,7 @@ carries the attempt's mark.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -91,6 +92,9 @@ class _Run:
     guard: subprocess.Popen[bytes] | None = None
     adopted_before: bool = False
     ended_ns: int | None = None
+    #: How the command ended, or, on several nodes, how the first of them did that ended badly.
+    status: int = 0
+    node: int | None = None
     host: str = field(default_factory=host_id)
 
 
@@ -100,12 +104,19 @@ def local_surface(case: Case, operator: Mapping[str, str] | None = None) -> Surf
 
 
 class CommandSurface:
-    """The local surface, for commands. Launch from a thread that lives as long as the run: PDEATHSIG is tied to it."""
+    """The local surface, for commands. Launch from a thread that lives as long as the run: PDEATHSIG is tied to it.
+
+    Args:
+        operator: the environment to build the command's from; by default this process's.
+        node: of a node that joins another's attempt, its number, from 1. Such a one has marks and logs of its own, and
+            leaves the end of its command in `nodes/<n>/end.json`, for which the attempt's own supervisor waits.
+    """
 
     name = "local"
 
-    def __init__(self, operator: Mapping[str, str] | None = None) -> None:
+    def __init__(self, operator: Mapping[str, str] | None = None, node: int | None = None) -> None:
         self._operator = dict(os.environ if operator is None else operator)
+        self._node = node
         self._runs: dict[str, _Run] = {}
 
     def request(self, case: Case, placement: Placement) -> LaunchRequest:
@@ -138,12 +149,14 @@ class CommandSurface:
         """
         root = AttemptPaths(paths.root.absolute())
         environment = apply_settings(self._operator, request.settings)
-        environment |= {"LANEMARK_ATTEMPT_DIR": str(root.root), "LANEMARK_COMMAND": "1"}
+        # Another spelling of the same directory, so that no node's clean-up takes another's processes for its own.
+        marked = root if self._node is None else AttemptPaths(root.node(self._node) / ".." / "..")
+        environment |= {"LANEMARK_ATTEMPT_DIR": str(marked.root), "LANEMARK_COMMAND": "1"}
         launched_ns = time.monotonic_ns()
         adopted_before = adopt_orphans(enabled=True)
-        watcher = start_guard(root)
+        watcher = start_guard(marked)
         try:
-            process = _start(request, root, environment)
+            process = _start(request, root if self._node is None else AttemptPaths(root.node(self._node)), environment)
         except (OSError, subprocess.SubprocessError) as error:
             if watcher is not None:
                 dismiss_guard(watcher)
@@ -154,7 +167,7 @@ class CommandSurface:
                 "check that it exists and that this user may start it",
             ) from error
         self._runs[root.run_id] = _Run(
-            mark=guard.marker(str(root.root)),
+            mark=guard.marker(str(marked.root)),
             paths=root,
             process=process,
             pidfd=open_process(process.pid),
@@ -162,6 +175,7 @@ class CommandSurface:
             ranks=[_Seen(rank) for rank in range(request.nproc)],
             guard=watcher,
             adopted_before=adopted_before,
+            node=self._node,
         )
         return Launched(
             surface=self.name,
@@ -180,7 +194,8 @@ class CommandSurface:
     def wait(self, launched: Launched, timeout_s: float) -> None:
         """See `Surface.wait`: also when a rank has gone, so that the first to go is seen first."""
         run = self._runs[launched.key]
-        held = [run.pidfd, *(rank.pidfd for rank in run.ranks)]
+        own = run.pidfd if run.process.returncode is None else None
+        held = [own, *(rank.pidfd for rank in run.ranks)]
         pidfds = [pidfd for pidfd in held if pidfd is not None]
         if not pidfds:
             time.sleep(min(timeout_s, 0.05))
@@ -245,12 +260,32 @@ def _take_end(run: _Run) -> None:
         return
     for rank in run.ranks:
         _look(run, rank)  # once more while the command is there: who went before it went before it
-    if run.process.poll() is not None:
-        run.ended_ns = time.monotonic_ns()
+    code = run.process.poll()
+    others = _others(run)
+    if code is not None and others is not None:
+        run.ended_ns, run.status = time.monotonic_ns(), code or others
         for rank in run.ranks:
             _look(run, rank)
             if rank.gone_ns is None:
                 rank.gone_ns = run.ended_ns
+
+
+def _others(run: _Run) -> int | None:
+    """How the other nodes' commands ended: 0 when all did well, or none joined; None while one runs."""
+    if run.node is not None:
+        return 0
+    try:
+        names = sorted(os.listdir(run.paths.nodes))
+    except OSError:
+        return 0
+    worst = 0
+    for name in names:
+        try:
+            status = json.loads((run.paths.nodes / name / "end.json").read_bytes())["status"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        worst = worst or (status if isinstance(status, int) else 1)
+    return worst
 
 
 def _look(run: _Run, rank: _Seen) -> ProcessStat | None:
@@ -292,7 +327,7 @@ def _status(run: _Run, rank: _Seen) -> RankStatus:
             status=code if own and code >= 0 else None,
             signal=signal_name(-code) if own and code < 0 else None,
             ended_ns=rank.gone_ns,
-            command_status=code,
+            command_status=run.status,
         )
     stat = _look(run, rank)
     state = None if stat is None else stat.state

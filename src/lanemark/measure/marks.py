@@ -13,6 +13,9 @@ lanemark.report(loss=loss.item(), tokens_per_s=rate)  # what the script says of 
 Tokens are this rank's own, per batch in `steps` and per step in `step`; a callable is given the batch. The record adds
 them up over the ranks. Outside a run `steps` returns the loader itself and `step` an object that does nothing.
 
+A step that is left with `break` is not counted: nobody can tell whether it was over. End the loader instead, for
+instance with `itertools.islice(loader, steps)`.
+
 A step begins where the one before it ended, so that nothing between two steps can hide. `steps` also stamps when the
 batch was in hand: what passed before is waiting for data. The cost of a step is held by `benchmarks/script.py`.
 """

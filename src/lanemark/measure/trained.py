@@ -1,13 +1,14 @@
 """What a script of the user's own trains, as far as its optimizers show it: parameters, device, mode, compile posture.
 
 A framework hides its model; an optimizer that stepped holds what was trained. From its parameters' types follows how
-ranks share them (source: torch's own classes): FSDP2 makes them `DTensor`, FSDP1 `FlatParameter`, and DDP leaves them
-alone, so that its wrapper is looked for among the live objects, once, outside the window.
+ranks share them (source: torch's own classes): FSDP2 makes them `DTensor`, FSDP1 `FlatParameter`. DDP leaves them alone,
+and FSDP1 can, so that their wrappers are looked for among the live objects, once, outside the window.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any, Final
 from weakref import ref
 
@@ -18,6 +19,11 @@ _SOURCE: Final = "parameters of the optimizers that stepped"
 _MAX_OPTIMIZERS: Final = 64
 #: A compiled module that holds at least this share of what is trained is the model: frozen parts and heads vary.
 _WHOLE: Final = 0.99
+#: Wrappers that leave parameters as they are (FSDP1 with `use_orig_params`, DDP): the mode, the module, its class.
+_WRAPPERS: Final = (
+    ("fsdp1", "torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"),
+    ("ddp", "torch.nn.parallel.distributed", "DistributedDataParallel"),
+)
 
 
 class Trained:
@@ -64,7 +70,7 @@ class Trained:
         parameters = self._parameters()
         if not parameters:
             return unavailable(_SOURCE, self.nothing)
-        if any(_is_flat(parameter) for parameter in parameters):
+        if any(_is_flat(parameter) for parameter in parameters) or _wrapper() == "fsdp1":
             return unavailable(_SOURCE, "FSDP1 leaves each rank a flat shard, whose own size is not the model's")
         return observed(sum(int(parameter.numel()) for parameter in parameters), _SOURCE)
 
@@ -87,8 +93,9 @@ class Trained:
             return observed("mixed", f"{_SOURCE}: some of them DTensor")
         if world_size == 1:
             return observed("single", "a world of one rank")
-        if _ddp_is_here():
-            return observed("ddp", "a live DistributedDataParallel module")
+        wrapper = _wrapper()
+        if wrapper is not None:
+            return observed(wrapper, "a live module of torch's wrapper class")
         return unavailable(_SOURCE, "several ranks, and no wrapper of torch's that would share their work")
 
     def posture(self, compilations: int) -> Observation[str]:
@@ -112,8 +119,12 @@ def _is_flat(parameter: Any) -> bool:
     return bool(getattr(parameter, "_is_flat_param", False)) or type(parameter).__name__ == "FlatParameter"
 
 
-def _ddp_is_here() -> bool:
-    from torch.nn.parallel import DistributedDataParallel
-
-    return any(type(each) is DistributedDataParallel or isinstance(each, DistributedDataParallel)
-               for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel))  # fmt: skip
+def _wrapper() -> str | None:
+    """`fsdp1` or `ddp` when a module of that class is alive, else None. Walks all objects: a tenth of a second, once."""
+    classes = []
+    for name, module, attribute in _WRAPPERS:
+        found = getattr(sys.modules.get(module), attribute, None)
+        if isinstance(found, type):
+            classes.append((name, found))
+    kinds = {type(each) for each in gc.get_objects()}
+    return next((name for name, wanted in classes if any(issubclass(kind, wanted) for kind in kinds)), None)

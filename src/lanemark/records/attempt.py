@@ -16,6 +16,7 @@ polls.jsonl         what collectors saw of a detached run; one look a line, appe
 snapshots/          call graphs of a detached run, taken on time-out or error
 supervisor.log      what a detached supervisor printed: nothing, unless it broke
 stdout.log, stderr.log   of a launched command, whose ranks share them
+nodes/<n>/          of another node's command that joined: end.json, stdout.log, stderr.log
 reserve             preallocated bytes, given back when the record must be written to a full disk
 supervisor.lock     held (flock) by whoever writes here: launcher, then supervisor; or a collector
 record.json         the sealed bytes, once there are any
@@ -212,6 +213,15 @@ class AttemptPaths:
     @property
     def supervisor_log(self) -> Path:
         return self.root / "supervisor.log"
+
+    @property
+    def nodes(self) -> Path:
+        """Directory of what other nodes left that joined a launched command's attempt."""
+        return self.root / "nodes"
+
+    def node(self, number: int) -> Path:
+        """What node `number` left: `end.json` and its command's logs."""
+        return self.nodes / str(number)
 
     @property
     def command_stdout(self) -> Path:

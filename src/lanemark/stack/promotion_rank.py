@@ -115,6 +115,9 @@ def climb(
     def reached(step: str) -> None:
         beacon.enter("window", step)
         session.write_result(result)  # a run that is ended half-way leaves what it saw
+        for rung in ("executed", "dispatch_confirmed"):
+            if not session.paths.proof(rung).exists():
+                prove(session, rung, result)
 
     examine(kernel, problems, dtype, asked.direction, device=device, reached=reached, into=result)
     for rung in ("executed", "dispatch_confirmed"):

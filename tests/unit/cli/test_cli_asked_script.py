@@ -83,6 +83,18 @@ def test_a_command_that_is_not_there_is_a_gate_that_says_so(tmp_path, monkeypatc
     assert "[command-missing]" in capsys.readouterr().err
 
 
+def test_a_node_joins_what_is_there_and_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LANEMARK_HOME", str(tmp_path))
+    assert main(["run", "training", "--join", "training-20260101T000000Z-00000000", "--", "true"]) == 2
+    assert "[join-invalid]" in capsys.readouterr().err
+    with pytest.raises(UsageError) as caught:
+        asked("training", "--join", "x", "--", "true")
+    assert caught.value.slug == "join-invalid"
+    with pytest.raises(UsageError) as caught:
+        asked("training", "--surface", "modal", "--", "true")
+    assert caught.value.slug == "surface-unavailable"
+
+
 def test_the_plan_of_a_command_is_what_would_be_started(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LANEMARK_HOME", str(tmp_path))
     assert main(["plan", "training", "--gpu", "cpu", "--", "torchrun", "--nproc-per-node", "2", "train.py"]) == 0

@@ -72,9 +72,14 @@ def examine(
         out["canary"] = _canary(kernel, problems[0], dtype, device)
     for problem in problems:
         reached(problem.name)
+
+        def within(step: str, case: str = problem.name) -> None:
+            reached(f"{case}: {step}")
+
         case = examine_case(
-            kernel.attend, problem, dtype, seed=fresh_seed(), device=device, backward=backward, repeats=repeats
-        )
+            kernel.attend, problem, dtype, seed=fresh_seed(), device=device, backward=backward, repeats=repeats,
+            reached=within,
+        )  # fmt: skip
         out["cases"].append(case)
     if backward:
         reached("short training")
