@@ -184,9 +184,7 @@ class _Execution:
         (self._there / CLAIM).write_bytes(encode(claim))
         try:
             self._container.commit()
-        except (
-            Exception
-        ) as error:  # the service commits in the background too; a run is worth more than a count
+        except Exception as error:  # the service commits in the background too; a run is worth more than a count
             _say(f"the claim was not committed at once ({reason_of(error)})")
         self._claims.append(claim)
 
