@@ -215,7 +215,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="modal.preflight_s",
-        module="modal",
+        module="modal_preflight",
         sense="<=",
         limit=5,
         unit="s",

@@ -177,6 +177,7 @@ def test_a_call_whose_answer_is_lost_is_made_once(plane: ModalPlane, tmp_path: P
 
 def test_a_service_that_is_down_is_silence_and_no_end(plane: ModalPlane, tmp_path: Path) -> None:
     run = Run(tmp_path, "sleep 60")
+    run.task(plane)
     run.until("running")
     every = {name: list(range(1, 100)) for name in ("FunctionGetOutputs", "FunctionCallCancel", "FunctionGetCallGraph",
                                                     "VolumeGetOrCreate")}  # fmt: skip

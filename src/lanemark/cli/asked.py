@@ -174,11 +174,8 @@ def understand(args: argparse.Namespace) -> Asked:
                 "value-invalid", f"a command of your own is measured in the training lane, not in the {lane} lane",
                 "use `lanemark run training -- COMMAND`",
             )  # fmt: skip
-        if args.surface != "local":
-            raise UsageError(
-                "value-invalid", "a command of your own is measured on this host alone", "leave --surface out"
-            )
-        asked_modal.refuse_on_other_surfaces(args)
+        if args.surface == "local":
+            asked_modal.refuse_on_other_surfaces(args)
         return asked_script.understand(args)
 
     if lane == "promotion":

@@ -182,7 +182,10 @@ class _Execution:
         claim = {**mine, "execution": self.number, "begun_at": stamp(), "deadline_at_s": deadline_s}
         os.makedirs(self._there, exist_ok=True)
         (self._there / CLAIM).write_bytes(encode(claim))
-        self._container.commit()
+        try:
+            self._container.commit()
+        except Exception as error:  # the service commits in the background too; a run is worth more than a count
+            _say(f"the claim was not committed at once ({reason_of(error)})")
         self._claims.append(claim)
 
     def start(self) -> None:

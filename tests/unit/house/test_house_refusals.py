@@ -72,7 +72,6 @@ USAGE = {
         ["plan", "training", "--seed", "x"],
         ["plan", "elsewhere"],
         ["plan", "training", "--region", "us-east"],
-        ["plan", "training", "--surface", "modal", "--", "python", "mine.py"],
     ],
 }
 
