@@ -144,6 +144,21 @@ def test_two_nodes_by_rendezvous_are_two_supervisors_and_one_record(tmp_path: Pa
     assert len(list(attempts.iterdir())) == 1
 
 
+def test_a_hang_of_a_command_is_named_as_one_of_our_own(tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    rank = f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port} WORLD_SIZE=2 {sys.executable} {PROGRAMS / 'diverging.py'}"
+    (tmp_path / "train.sh").write_text(f"RANK=1 {rank} & RANK=0 {rank}; wait\n")
+    words = ["--nproc", "2", "--steps", "14", "--warmup", "4", "--stall-timeout", "8", "--", "sh", "train.sh"]
+    said, predicate = run(tmp_path, *words)
+    assert said["state"] == "error"
+    assert predicate["outcome"]["first_cause"]["kind"] == "collective_mismatch"
+    summary = predicate["outcome"]["first_cause"]["summary"]
+    assert "rank 0 in all_reduce" in summary
+    assert "rank 1 in broadcast" in summary
+
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -184,7 +184,8 @@ def _sane_exits(doc: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
         kept = {key: entry[key] for key, kind in _EXIT_FIELDS.items() if type(entry.get(key)) is kind}
         if "rank" in kept:
             sane[kept["rank"]] = kept
-    if doc and len(sane) != len(doc.get("ranks") or []):
+    listed = doc.get("ranks") or []
+    if doc and (not isinstance(listed, list) or len(sane) != len(listed)):
         problems.append("exits.json has entries that are no rank's end")
     reason = doc.get("reason")
     found: dict[str, Any] = {"ranks": list(sane.values()), "evidence": _object(doc.get("evidence"))}

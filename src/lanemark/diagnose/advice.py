@@ -108,6 +108,20 @@ ADVICE: Final[dict[str, Advice]] = {
         ),
         ("looking into the ranks that timed out: they only waited",),
     ),
+    "rank_vanished": Advice(
+        (
+            "read the end of stderr.log in the attempt's directory: launchers print the signal that they saw",
+            "look whether the host ran out of memory when rank {rank} went (`dmesg`)",
+        ),
+        ("looking into the ranks that went after it: their launcher ended them",),
+    ),
+    "command_failed": Advice(
+        (
+            "read the end of stderr.log in the attempt's directory",
+            "run the command once without Lanemark, in the same directory and environment",
+        ),
+    ),
+    "world_differs": Advice(("say how many ranks there are in all: `lanemark run training --nproc N -- COMMAND`",)),
     "rank_exited_early": Advice(
         (
             "compare the last phase and step of rank {rank} with its peers'",

@@ -7,6 +7,7 @@ record was left undecided.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -151,7 +152,13 @@ def examine(attempt: Attempt) -> Examination:
     if finding is not None:
         advice = advice_for(finding.kind)
         rank = "N" if finding.rank is None else str(finding.rank)
-        steps = tuple(step.replace("{rank}", rank).replace("{run}", attempt.run_id) for step in advice.steps)
+        # Ranks of a command share its log.
+        of_command = attempt.case is not None and attempt.case.script is not None
+        log = "stderr.log" if of_command else f"ranks/{rank}/stderr.log"
+        steps = tuple(
+            step.replace("ranks/{rank}/stderr.log", log).replace("{rank}", rank).replace("{run}", attempt.run_id)
+            for step in advice.steps
+        )
         not_fixes = advice.not_fixes
         if advice.asks_diagnostic and attempt.case is not None:
             diagnostic = diagnostic_command(attempt.case)
@@ -178,6 +185,8 @@ def examine(attempt: Attempt) -> Examination:
 
 def _asked(case: Case) -> str:
     ranks = f"{case.nproc} rank{'' if case.nproc == 1 else 's'}"
+    if case.script is not None:
+        return f"{shlex.join(case.command)[:200]} on {ranks}, {case.gpu}"
     return f"{case.preset} on {ranks}, {case.mode}, {case.compile}, {case.dtype}, {case.gpu}"
 
 
@@ -229,11 +238,15 @@ def stage_of(snapshot: Snapshot, finding: Finding | None) -> str:
 
 
 def diagnostic_command(case: Case) -> tuple[str, ...]:
-    """The run that tells the model from the machine: same ranks, mode, compilation and devices, reduced complexity."""
+    """The run that tells the model from the machine: same ranks, mode, compilation and devices, reduced complexity.
+
+    What a command of the user's own leaves open is left to the defaults.
+    """
+    asked = (("--mode", case.mode), ("--compile", case.compile), ("--dtype", case.dtype))
+    pinned = [word for flag, value in asked if value != "any" for word in (flag, value)]
     return (
-        "lanemark", "run", "training", "--preset", "diagnostic", "--nproc", str(case.nproc), "--mode", case.mode,
-        "--compile", case.compile, "--dtype", case.dtype, "--gpu", case.gpu, "--data", "synthetic",
-        "--cache-policy", "seed",
+        "lanemark", "run", "training", "--preset", "diagnostic", "--nproc", str(case.nproc), *pinned,
+        "--gpu", case.gpu, "--data", "synthetic", "--cache-policy", "seed",
     )  # fmt: skip
 
 

@@ -152,6 +152,8 @@ class CommandSurface:
         # Another spelling of the same directory, so that no node's clean-up takes another's processes for its own.
         marked = root if self._node is None else AttemptPaths(root.node(self._node) / ".." / "..")
         environment |= {"LANEMARK_ATTEMPT_DIR": str(marked.root), "LANEMARK_COMMAND": "1"}
+        if request.cache_dir is not None:  # what ranks loaded from their cache is named relative to it
+            environment["LANEMARK_CACHE_DIR"] = request.cache_dir
         launched_ns = time.monotonic_ns()
         adopted_before = adopt_orphans(enabled=True)
         watcher = start_guard(marked)

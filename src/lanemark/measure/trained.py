@@ -1,8 +1,8 @@
 """What a script of the user's own trains, as far as its optimizers show it: parameters, device, mode, compile posture.
 
 A framework hides its model; an optimizer that stepped holds what was trained. From its parameters' types follows how
-ranks share them (source: torch's own classes): FSDP2 makes them `DTensor`, FSDP1 `FlatParameter`. DDP leaves them alone,
-and FSDP1 can, so that their wrappers are looked for among the live objects, once, outside the window.
+ranks share them (source: torch's own classes): FSDP2 makes them `DTensor`, FSDP1 `FlatParameter`. DDP leaves them as
+they are, and FSDP1 can, so that their wrappers are looked for among the live objects, once, outside the window.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _is_flat(parameter: Any) -> bool:
 
 
 def _wrapper() -> str | None:
-    """`fsdp1` or `ddp` when a module of that class is alive, else None. Walks all objects: a tenth of a second, once."""
+    """`fsdp1` or `ddp` when a module of that class is alive, else None. Walks all objects: a tenth of a second."""
     classes = []
     for name, module, attribute in _WRAPPERS:
         found = getattr(sys.modules.get(module), attribute, None)
