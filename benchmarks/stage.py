@@ -1,6 +1,6 @@
 """Staging beside rclone and s5cmd over loopback into memory, in turns; and ten faults.
 
-Large: 8 shards of 128 MiB with the manifest that `lanemark stage --manifest` makes, so that every byte is held to a
+Large: 16 shards of 128 MiB with the manifest that `lanemark stage --manifest` makes, so that every byte is held to a
 digest of its piece as it arrives. rclone carries the same objects twice: told to compare nothing
 (`--ignore-checksum`), and as it is by default, with the MD5 that the ETag is.
 
@@ -34,7 +34,7 @@ from stage_faults import run_all
 from lanemark.records.shards import header
 from lanemark.stage.staging import stage
 
-SHARDS: Final = 8
+SHARDS: Final = 16
 SHARD_BYTES: Final = 128 * 1024 * 1024
 ROUNDS: Final = 5
 SMALL: Final = 100_000

@@ -30,7 +30,7 @@ from lanemark.records.attempt import AttemptPaths
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.encoding import encode
 from lanemark.records.shards import header
-from lanemark.stack.loader import ShardLoader
+from lanemark.stack.loader import ShardLoader, batch
 from lanemark.stack.model import count_parameters
 from lanemark.stack.parallel import build, distribute, make_optimizer
 from lanemark.stack.step import Batch, TrainStep, make_step
@@ -57,7 +57,7 @@ def our_step(recipe: Preset, shards: Path) -> tuple[TrainStep, Callable[[int], l
     loader = ShardLoader(
         open_shards(shards), vocab=recipe.vocab, sequence=recipe.sequence, micro_batch=recipe.micro_batch
     )
-    return step, lambda index: [loader.batch(index)], count
+    return step, lambda index: [batch(loader, index, recipe.micro_batch, recipe.sequence)], count
 
 
 class MeasuredLoop:

@@ -189,5 +189,7 @@ class Calls:
                 else:
                     task.cancel.append(item.id)
                     task.wake.set()
+                    if self.state.faults.cancelled_at_once:
+                        self.state.finish(item, cancelled)
         await self.state.notify()
         return Empty()

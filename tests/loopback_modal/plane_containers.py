@@ -163,7 +163,8 @@ class Containers:
             "MODAL_REGION": "loopback-1",
             "MODAL_HEARTBEAT_INTERVAL": "5",
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": "/root",
+            # Another SDK than the installed one, for everybody: `PYTHONPATH=DIR LOOPBACK_SDK=DIR pytest ...`.
+            "PYTHONPATH": ":".join(filter(None, ("/root", os.environ.get("LOOPBACK_SDK", "")))),
         }
 
     def _take_back(self, task: Task, status: int) -> None:

@@ -30,10 +30,11 @@ class Faults:
         crash_before_input: how many more containers die before they take an input.
         image_failure: what building an image fails with; empty for success.
         expire_results: outputs are gone, as the service's are after seven days.
+        cancelled_at_once: a cancelled call has ended for everybody who asks, while its container still winds up.
         hide_calls: no call is known by its id.
         unavailable: RPC → numbers of calls (from 1) that are answered UNAVAILABLE and do nothing.
         lost_answer: RPC → numbers of calls that are carried out and answered UNAVAILABLE.
-        no_input_after_s: see `plane_containers`: how long an idle container lives.
+        no_input_after_s: how long a container that has nothing to do lives.
     """
 
     slow_start_s: float = 0.0
@@ -41,6 +42,7 @@ class Faults:
     crash_before_input: int = 0
     image_failure: str = ""
     expire_results: bool = False
+    cancelled_at_once: bool = False
     hide_calls: bool = False
     unavailable: dict[str, list[int]] = field(default_factory=dict)
     lost_answer: dict[str, list[int]] = field(default_factory=dict)

@@ -112,7 +112,7 @@ def test_the_record_says_what_was_observed(finished: tuple[Path, dict[str, Any]]
     assert predicate["distributed"]["observed"]["mode"]["value"] == "fsdp2"
     assert predicate["distributed"]["observed"]["world_size"]["value"] == 2
     assert predicate["distributed"]["observed"]["backend"]["value"] == "gloo"
-    assert predicate["data"]["path_class"]["value"] in ("local_disk", "ram")
+    assert predicate["data"]["path_class"]["value"] in ("local_disk", "page_cache", "ram")
     assert {Path(entry["name"]).name for entry in predicate["data"]["paths"]} <= {p.name for p in shards.iterdir()}
     assert predicate["data"]["token_parity"]["value"] is True
     training = predicate["training"]

@@ -122,10 +122,9 @@ def test_it_outlives_its_launcher_and_its_terminal_and_seals_by_itself(tmp_path:
     assert launcher.stdout is not None
     paths = Home(tmp_path).attempt(launcher.stdout.readline().strip())
     with ended(tmp_path, paths):
-        os.killpg(launcher.pid, signal.SIGHUP)
         os.close(slave)
         os.close(master)
-        launcher.wait(20)
+        assert launcher.wait(20) == -signal.SIGHUP
         launcher.stdout.close()
         wait_for(lambda: running(paths))
         pid = supervisor(paths)

@@ -139,6 +139,7 @@ OF_THE_SURFACE = {
     "surface", "image", "evidence", "transitions", "environment",
     "source",  # the commit was seen on the launching host, with the same outcome
     "findings", "case", "times",
+    "toolchain",  # probes of programs have time limits, and a busy machine misses one here and not there
 }  # fmt: skip
 
 
@@ -220,3 +221,28 @@ def test_the_sparse_lane_is_left_there_and_collected_with_every_backend_observed
     assert {**seen["case"], "surface": "local"} == local["case"]
     parts = ("requested", "results", "does_not_prove")
     assert [shape(seen["sparse"].get(part)) for part in parts] == [shape(local["sparse"].get(part)) for part in parts]
+
+
+def test_the_promotion_lane_is_left_there_and_its_ladder_comes_home(plane: ModalPlane, tmp_path: Path) -> None:
+    asked = [
+        "promotion",
+        "--candidate",
+        "sdpa_math",
+        "--direction",
+        "forward",
+        "--dtype",
+        "fp32",
+        *RENT,
+        "--gpu",
+        "cpu",
+    ]
+    left = lanemark(plane, tmp_path, "run", *asked, "--detach", "--json")
+    assert left.returncode == 0, left.stderr
+    (run,) = json.loads(left.stdout)["runs"]
+    done = lanemark(plane, tmp_path, "collect", run["run_id"], "--wait")
+    assert done.returncode == 0, done.stderr + plane.logs()[-3000:]
+    assert lanemark(plane, tmp_path, "verify", run["run_id"]).returncode == 0
+    seen = predicate(plane, tmp_path, run["run_id"])
+    assert seen["outcome"]["state"] == "ok"
+    assert seen["promotion"]["collector"]["lifecycle"] == "detached"
+    assert seen["surface"]["call_id"]["value"].startswith("fc-")

@@ -143,6 +143,18 @@ def test_no_capacity_is_a_queue_and_a_queued_run_can_be_cancelled(plane: ModalPl
     late.until("finished")
 
 
+def test_a_cancelled_run_is_fetched_once_its_worker_has_sealed(plane: ModalPlane, tmp_path: Path) -> None:
+    """A service may call a run ended before it is: what its worker is about to seal is waited for."""
+    plane.order("fault", cancelled_at_once=True)
+    run = Run(tmp_path, "echo on; sleep 60")
+    run.task(plane)
+    run.until("running")
+    run.surface.cancel(run.handle, "no longer wanted")
+    run.until("cancelled")
+    seen = run.predicate()
+    assert (seen["outcome"]["state"], seen["outcome"]["receipt"]) == ("cancelled", False)
+
+
 def test_an_image_that_cannot_be_built_launches_nothing(plane: ModalPlane, tmp_path: Path) -> None:
     plane.order("fault", image_failure="manifest unknown")
     before = len(plane.requests("FunctionMap"))
@@ -165,6 +177,7 @@ def test_a_call_whose_answer_is_lost_is_made_once(plane: ModalPlane, tmp_path: P
 
 def test_a_service_that_is_down_is_silence_and_no_end(plane: ModalPlane, tmp_path: Path) -> None:
     run = Run(tmp_path, "sleep 60")
+    run.task(plane)
     run.until("running")
     every = {name: list(range(1, 100)) for name in ("FunctionGetOutputs", "FunctionCallCancel", "FunctionGetCallGraph",
                                                     "VolumeGetOrCreate")}  # fmt: skip

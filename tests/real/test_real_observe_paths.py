@@ -42,7 +42,9 @@ def test_own_files_on_disk_and_in_memory(tmp_path: Path, memory_dir: Path) -> No
     assert seen["b.bin"]["path_class"] == "ram"
     assert seen["b.bin"]["filesystem"] == "tmpfs"
     assert seen["a.bin"]["path_class"] == classify_file(tmp_path).path_class
-    assert set(seen["a.bin"]) == {"name", "path_class", "filesystem", "mount_point", "mount_source", "reason"}
+    assert set(seen["a.bin"]) == {
+        "name", "path_class", "filesystem", "mount_point", "mount_source", "reason", "device",
+    }  # fmt: skip
     assert classify_self([disk, memory]) == [], "closed files are not in the list"
 
 

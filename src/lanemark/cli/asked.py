@@ -14,7 +14,7 @@ from lanemark.lanes.presets import PRESETS, Preset, preset
 from lanemark.lanes.training import check_window
 from lanemark.launch.environment import CacheLayout
 from lanemark.launch.modal_request import Rental
-from lanemark.records.case import LANES, Case, DataAsked, parse_gpu
+from lanemark.records.case import LANES, PATH_CLASSES, Case, DataAsked, parse_gpu
 from lanemark.records.errors import UsageError
 
 #: One node of the field's boxes has 8 GPUs; on a CPU more ranks than this only measure the scheduler.
@@ -68,6 +68,10 @@ def add_arguments(parser: Parser) -> None:
         "--data", default=None, metavar="PATH|URL",
         help="directory of llm.c token shards, s3://, gs://, az:// or https:// of some, which are staged first, or "
         "`synthetic` (default: a corpus of the C++ headers in torch's wheel)",
+    )  # fmt: skip
+    place.add_argument(
+        "--data-class", default=None, metavar="CLASS",
+        help=f"what the tokens should be read through, held to what is seen: {', '.join(PATH_CLASSES)}",
     )  # fmt: skip
     place.add_argument(
         "--cache-policy", default=None, metavar="P",
@@ -161,12 +165,7 @@ class Asked:
 def understand(args: argparse.Namespace) -> Asked:
     """Check every argument and build the case. Raises UsageError; looks at nothing but the arguments."""
     lane = one_of(args.lane, "the lane", LANES)
-    if args.surface not in SURFACES:
-        raise UsageError(
-            "surface-unavailable",
-            f"the surface {args.surface[:40]!r} is not available in this version",
-            f"use one of {', '.join(SURFACES)}",
-        )
+    check_surface(args)
     from lanemark.cli import asked_modal, asked_promotion, asked_script, asked_sparse
 
     if getattr(args, "command", ()):
@@ -175,7 +174,8 @@ def understand(args: argparse.Namespace) -> Asked:
                 "value-invalid", f"a command of your own is measured in the training lane, not in the {lane} lane",
                 "use `lanemark run training -- COMMAND`",
             )  # fmt: skip
-        asked_modal.refuse_on_other_surfaces(args)
+        if args.surface == "local":
+            asked_modal.refuse_on_other_surfaces(args)
         return asked_script.understand(args)
 
     if lane == "promotion":
@@ -187,6 +187,16 @@ def understand(args: argparse.Namespace) -> Asked:
     rental = asked_modal.rental(args)
     asked = asked_sparse.understand(args) if lane == "sparse" else _training(args)
     return asked_modal.rented(asked, rental)
+
+
+def check_surface(args: argparse.Namespace) -> None:
+    """Refuse a surface that there is not. Raises UsageError `surface-unavailable`."""
+    if args.surface not in SURFACES:
+        raise UsageError(
+            "surface-unavailable",
+            f"the surface {args.surface[:40]!r} is not available in this version",
+            f"use one of {', '.join(SURFACES)}",
+        )
 
 
 def parsed(parser: Parser, words: list[str]) -> argparse.Namespace:
@@ -272,7 +282,7 @@ def _training(args: argparse.Namespace) -> Asked:
         micro_batch=whole(args.micro_batch or str(recipe.micro_batch), "--micro-batch", 1, 4096),
         grad_accum=whole(args.grad_accum, "--grad-accum", 1, 4096),
         seed=whole(args.seed, "--seed", 0, 2**31 - 1),
-        data=DataAsked("synthetic") if args.data == "synthetic" else DataAsked("shards"),
+        data=_tokens(args),
         surface=args.surface,
         gpu=str(gpu),
         cache_policy=one_of(policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
@@ -291,6 +301,19 @@ def _training(args: argparse.Namespace) -> Asked:
         cache_from=tuple(args.cache_from),
         cache_to=args.cache_to,
     )
+
+
+def _tokens(args: argparse.Namespace) -> DataAsked:
+    """The tokens asked for, as far as the command line tells."""
+    said = args.data_class if args.data_class is None else one_of(args.data_class, "--data-class", PATH_CLASSES)
+    if args.data != "synthetic":
+        return DataAsked("shards", path_class=said)
+    if said is not None:
+        raise UsageError(
+            "value-invalid", "--data-class says what token files are read through, and synthetic tokens are no files",
+            "leave --data-class out, or name token shards with --data",
+        )  # fmt: skip
+    return DataAsked("synthetic")
 
 
 def default_policy(nproc: int, posture: str) -> tuple[str, str]:

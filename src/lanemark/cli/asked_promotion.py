@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lanemark.cli import asked_modal
 from lanemark.cli.asked import Asked, cache_layout, one_of, refuse_arguments, seconds, whole
 from lanemark.cli.parsing import Parser
 from lanemark.lanes.promotion_claims import ARCH_OF_CLASS, CANDIDATES, check_candidate
@@ -33,8 +32,8 @@ from lanemark.records.errors import DataError, UsageError
 #: Arguments that mean nothing here, with the values that say they were not given.
 _UNUSED: Final[dict[str, Any]] = {
     "mode": None, "steps": None, "warmup": None, "sequence": None, "micro_batch": None, "grad_accum": "1",
-    "prewarm": "auto", "data": None, "compile": "eager", "collective_timeout": "600", "seed": "0", "backends": None,
-    "repeats": None, "time_indexer": False,
+    "prewarm": "auto", "data": None, "data_class": None, "compile": "eager", "collective_timeout": "600", "seed": "0",
+    "backends": None, "repeats": None, "time_indexer": False,
 }  # fmt: skip
 #: The same of this lane's own arguments, for the lanes that do not have them.
 PROMOTION_ONLY: Final[dict[str, Any]] = {"candidate": [], "direction": None, "family": None, "wave": None}
@@ -81,18 +80,11 @@ def understand_wave(args: argparse.Namespace) -> AskedWave:
     """Check every argument and build the cases. Raises UsageError or DataError; reads a wave's file, and asks the host
     whether it has a GPU.
     """
-    if args.surface != "local":
-        raise UsageError(
-            "surface-unavailable",
-            f"waves of the promotion lane are not run on {args.surface[:40]!r} in this version",
-            "run them on the box itself, with --surface local",
-        )
     if getattr(args, "command", ()):
         raise UsageError(
             "value-invalid", "a command of your own is measured in the training lane, not in the promotion lane",
             "name a kernel with --candidate module:function",
         )  # fmt: skip
-    asked_modal.refuse_on_other_surfaces(args)
     refuse_arguments(args, "promotion", _UNUSED)
     if whole(args.nproc, "--nproc", 1, 10**6, slug="nproc-invalid") != 1:
         raise UsageError("nproc-invalid", "the promotion lane runs one process", "leave --nproc out")

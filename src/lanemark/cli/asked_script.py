@@ -23,7 +23,7 @@ DEFAULT_WARMUP: Final = 10
 #: Arguments that only Lanemark's own program understands, with the values that say they were not given.
 _OURS_ALONE: Final[dict[str, Any]] = {
     "preset": None, "mode": None, "dtype": None, "sequence": None, "micro_batch": None, "grad_accum": "1", "seed": "0",
-    "prewarm": "auto", "data": None, "collective_timeout": "600", "backends": None, "repeats": None,
+    "prewarm": "auto", "data": None, "data_class": None, "collective_timeout": "600", "backends": None, "repeats": None,
     "time_indexer": False, "compile": "eager",
 }  # fmt: skip
 #: How launchers are told the number of ranks: on one node, and in all (source: their own help texts).

@@ -21,7 +21,7 @@ COMPILED: Final = frozenset({"flex", "flex_flash"})
 #: Arguments that mean nothing here, with the values that say they were not given.
 _OF_STEPS: Final[dict[str, Any]] = {
     "mode": None, "steps": None, "sequence": None, "micro_batch": None, "grad_accum": "1", "prewarm": "auto",
-    "compile": "eager", "collective_timeout": "600", "dtype": None, "seed": "0",
+    "data_class": None, "compile": "eager", "collective_timeout": "600", "dtype": None, "seed": "0",
     "tokens_per_step": None, "join": None,
 }  # fmt: skip
 _LARGEST_FILE_BYTES: Final = 1024 * 1024

@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from lanemark.cli.artifacts import add_artifacts, planned_artifacts
-from lanemark.cli.asked import add_arguments, parsed, understand
+from lanemark.cli.asked import add_arguments, check_surface, parsed, understand
+from lanemark.cli.asked_modal import rental as rental_of
+from lanemark.cli.asked_modal import rented
 from lanemark.cli.deciding import decide
 from lanemark.cli.parsing import home, parser, print_json
 from lanemark.cli.renting import plan_rented
@@ -70,10 +72,15 @@ def wave_plan(options: argparse.Namespace) -> dict[str, Any]:
     """What `run promotion` would launch, one case after another, and what it would leave out and why."""
     from lanemark.cli.asked_promotion import understand_wave
 
+    check_surface(options)
+    rental = rental_of(options)
     wave = understand_wave(options)
     place = home()
     cases = []
     for asked in wave.asked:
+        if rental is not None:
+            cases.append(plan_rented(rented(asked, rental), place))
+            continue
         decided = decide(asked, place, build=False)
         request = local_surface(decided.case).request(decided.case, decided.placement)
         cases.append({

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from lanemark.cli.asked import Asked
@@ -107,8 +106,22 @@ def carry_data(decided: Decided, asked: Asked) -> None:
     )
 
 
-def rent(asked: Asked, home: Home, *, argv: list[str], artifacts: Mapping[str, Any] = MappingProxyType({})) -> Manifest:
+def rent(
+    asked: Asked,
+    home: Home,
+    *,
+    argv: list[str],
+    artifacts: Mapping[str, Any] | None = None,
+    wave: str | None = None,
+) -> Manifest:
     """Check that the service would take the run, carry its data there, and leave it. Returns the attempt's manifest.
+
+    Args:
+        asked: the question, and what is to be rented for it.
+        home: where attempts lie.
+        argv: the client's command line.
+        artifacts: what was pinned for the run, for the record.
+        wave: the wave that the attempt belongs to, where there is one.
 
     Raises:
         GateRefused: the service cannot be used, or the attempt cannot be prepared; nothing was launched.
@@ -120,7 +133,7 @@ def rent(asked: Asked, home: Home, *, argv: list[str], artifacts: Mapping[str, A
     check_service(asked)
     decided = decide_rented(asked, home, build=True)
     carry_data(decided, asked)
-    return leave(decided, home, argv=argv, artifacts=artifacts, renting=surface_for(asked))
+    return leave(decided, home, argv=argv, artifacts=artifacts, wave=wave, renting=surface_for(asked))
 
 
 def wait_for(home: Home, run_id: str) -> Conducted:

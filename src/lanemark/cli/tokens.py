@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from lanemark.cli.asked import Asked
 from lanemark.cli.progress import Bar
 from lanemark.cli.stage import Watcher
 from lanemark.lanes.presets import Preset
-from lanemark.observe.shards import ShardSet, dataset_digest, open_shards, verify_digests
+from lanemark.observe.packed import open_tokens
+from lanemark.observe.shards import ShardSet, dataset_digest, verify_digests
 from lanemark.records.attempt import Home
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.errors import GateRefused, StageError
@@ -135,14 +136,14 @@ def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
         staged = _stage(asked.data, case, home, carry=build)
         directory = Path(staged.directory)
         if not build and not (directory / STAGED_NAME).exists():
-            return Tokens(directory, DataAsked("shards", staged.dataset_digest), {})
+            return Tokens(directory, replace(case.data, dataset_digest=staged.dataset_digest), {})
     else:
         directory = Path(asked.data).absolute() if asked.data is not None else default_corpus(home)
     if asked.data is None and build and not (directory / "manifest.json").exists():
         _build_default(directory)
     if asked.data is None and not build and not directory.exists():
-        return Tokens(directory, DataAsked("shards"), {})
-    shards = open_shards(directory)
+        return Tokens(directory, case.data, {})
+    shards = open_tokens(directory)
     assert recipe is not None  # a lane without a model reads no shards
     _check(shards, case, recipe)
     total = sum(shard.bytes for shard in (*shards.shards, *shards.held_out))
@@ -171,4 +172,4 @@ def resolve(asked: Asked, home: Home, *, build: bool) -> Tokens:
         ],
         "staged": _staging_doc(directory, entries),
     }
-    return Tokens(directory, DataAsked("shards", name), doc)
+    return Tokens(directory, replace(case.data, dataset_digest=name), doc)

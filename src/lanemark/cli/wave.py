@@ -10,9 +10,14 @@ import argparse
 from typing import Any
 
 from lanemark.cli.artifacts import resolve_artifacts
+from lanemark.cli.asked import check_surface
+from lanemark.cli.asked_modal import rental as rental_of
+from lanemark.cli.asked_modal import rented
 from lanemark.cli.asked_promotion import AskedWave, understand_wave
 from lanemark.cli.parsing import advise, home, print_json
+from lanemark.cli.renting import rent, wait_for
 from lanemark.collect.conduct import Conducted
+from lanemark.collect.manifest import Manifest
 from lanemark.collect.waves import WaveFile, check_new, write_wave
 from lanemark.lanes.wave import manifest_document, wave_row
 from lanemark.ledger.location import open_ledger
@@ -25,24 +30,36 @@ def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> 
     """Run every case of the wave. Exit 0 when no candidate was rejected and nothing failed, else 1."""
     from lanemark.cli.run import prepare_run, run
 
+    check_surface(options)
+    rental = rental_of(options)
     wave = understand_wave(options)
     place = home()
     open_ledger(place)
     check_new(place.waves, wave.name)
-    if options.detach:
+    if options.detach and rental is None:
         return _leave(wave, words, argv, as_json=options.json)
     for line in left_out_lines(wave):
         advise(f"lanemark: {line}")
     artifacts = resolve_artifacts(options.artifacts, place)
     done: list[Conducted] = []
+    left: list[Manifest] = []
     for number, asked in enumerate(wave.asked, 1):
         question = asked.case.promotion
         assert question is not None
         advise(f"lanemark: wave {wave.name}, {number} of {len(wave.asked)}: {question.candidate}")
-        decided = prepare_run(asked, place, words)
-        done.append(run(decided, place, argv=argv, artifacts=artifacts, wave=wave.name))
+        if rental is None:
+            decided = prepare_run(asked, place, words)
+            done.append(run(decided, place, argv=argv, artifacts=artifacts, wave=wave.name))
+        else:
+            there = rent(rented(asked, rental), place, argv=argv, artifacts=artifacts, wave=wave.name)
+            if options.detach:
+                left.append(there)
+                continue
+            done.append(wait_for(place, there.run_id))
         if done[-1].manifest.state.value == "cancelled":
             break
+    if left:
+        return _report_left(wave, left, as_json=options.json)
     rows = [wave_row(each.record.id, decode(each.record.data)["predicate"]) for each in done]
     manifest = manifest_document(
         wave.name, wave.preset, rows, created_at=stamp(), whole=len(done) == len(wave.asked),
@@ -53,6 +70,18 @@ def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> 
     bad = any(row["state"] in ("rejected", "blocked") or row["outcome"] != "ok" for row in rows)
     weak = any(row["reason"].startswith("no_power") for row in rows)
     return 1 if bad or weak or not manifest["whole"] else 0
+
+
+def _report_left(wave: AskedWave, left: list[Manifest], *, as_json: bool) -> int:
+    """Say where the runs of a wave were left. Its manifest is made from their records. Exit 0."""
+    runs = [{"run_id": each.run_id, "state": each.state.value, "surface": each.surface} for each in left]
+    if as_json:
+        print_json({"wave": {"name": wave.name}, "runs": runs})
+    else:
+        for each in left:
+            print(f"{each.run_id}  {each.state.value}  {each.transitions[-1].reason}")
+        advise(f"lanemark: their records: `lanemark collect --wait`, then `lanemark promotion wave {wave.name}`")
+    return 0
 
 
 def _leave(wave: AskedWave, words: list[str], argv: list[str], *, as_json: bool) -> int:

@@ -2,8 +2,8 @@
 
 For each attempt: take its lock, read its manifest, ask `step` for one action, carry it out durably, and ask again,
 until nothing more can be done now. An attempt whose lock somebody else holds is only looked at: its supervisor is at
-work, or another collector is. Every action is written down before the next is asked for, so a collector may be killed
-anywhere.
+work, or another collector is. What an action learned or made is on disk before the next is asked for, so a collector
+may be killed anywhere.
 
 A copy of an attempt directory knows its original (`Manifest.directory`). As long as the original is there, its lock is
 taken too and its record is adopted, so that one attempt has one record however many copies of its directory there are
@@ -53,7 +53,7 @@ from lanemark.observe.host import boot_id
 from lanemark.observe.reading import reason_of
 from lanemark.records.attempt import AttemptPaths, Home, State
 from lanemark.records.encoding import decode, digest, encode
-from lanemark.records.errors import LanemarkError, SurfaceError, UsageError
+from lanemark.records.errors import LanemarkError, LedgerError, SurfaceError, UsageError
 from lanemark.records.statement import SealedRecord
 
 #: What came of one attempt. `busy`: somebody else is at it. `waiting`: it goes on. `problem`: it could not be collected
@@ -181,13 +181,13 @@ class _Collection:
         self._reattached = False
 
     def go(self) -> Collected:
-        manifest = load_or_recover(self._paths)
+        manifest = self._load()
         if manifest.state.final and manifest.appended:
             return Collected(manifest.run_id, "done", manifest=manifest)
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
                 return self._only_look(manifest)
-            manifest = load_or_recover(self._paths)  # it may have moved on while we waited for nothing
+            manifest = self._load()  # it may have moved on while we waited for nothing
             if manifest.recovered is not None:
                 self._keep(manifest)
             self._restore_case(manifest)
@@ -195,13 +195,13 @@ class _Collection:
             return self._advance(manifest)
 
     def cancel(self, *, give_up: bool) -> Collected:
-        manifest = load_or_recover(self._paths)
+        manifest = self._load()
         if manifest.state.final:
             return self.go()
         with ExitStack() as held:
             if not self._take_locks(held, manifest):
                 return self._ask_its_supervisor(manifest, give_up=give_up)
-            manifest = load_or_recover(self._paths)
+            manifest = self._load()
             if not manifest.state.final and manifest.cancel_asked_at is None:
                 manifest = self._keep(replace(manifest, cancel_asked_at=stamp()))
             self._restore_case(manifest)
@@ -239,6 +239,17 @@ class _Collection:
             said = status.detail
         detail = f"it was given up without the surface's word, which last was: {said}"
         return self._keep(replace(manifest, end=End("cancelled", detail[:500], fetched=True)))
+
+    def _load(self) -> Manifest:
+        """The manifest, which must be the one of the directory it lies in. Raises LedgerError."""
+        manifest = load_or_recover(self._paths)
+        if manifest.run_id != self._paths.run_id:
+            raise LedgerError(
+                "attempt-unreadable",
+                f"the directory {self._paths.run_id!r} holds the manifest of {manifest.run_id}",
+                "give the directory the name of its run again",
+            )
+        return manifest
 
     def _take_locks(self, held: ExitStack, manifest: Manifest) -> bool:
         """The attempt's lock, and its original's where this is a copy."""
@@ -352,10 +363,11 @@ class _Collection:
         return manifest
 
     def _carry_out(self, action: Any, manifest: Manifest) -> Manifest:
-        """One action, durably. Returns the manifest as it is on disk then."""
+        """One action, with what it learned or made on disk. Returns the manifest after it."""
         handlers: dict[type, Callable[[], Manifest]] = {
             Look: lambda: self._look(manifest),
-            **dict.fromkeys((NoteIds, Enter, Conclude), lambda: self._keep(applied(manifest, action))),
+            **dict.fromkeys((NoteIds, Conclude), lambda: self._keep(applied(manifest, action))),
+            Enter: lambda: self._enter(manifest, action),
             Snapshot: lambda: self._snapshot(manifest, action.name),
             Fetch: lambda: self._fetched(manifest),
             Seal: lambda: self._seal(manifest, action),
@@ -370,6 +382,11 @@ class _Collection:
             problem = self._status.word in ("unreachable", "unknown", "failed", "expired")
             append_poll(self._paths, self._status.word, self._status.detail if problem else None)
         return manifest
+
+    def _enter(self, manifest: Manifest, action: Enter) -> Manifest:
+        """A state that is entered on the way to the seal is written down with that; nothing hangs on its time."""
+        entered = applied(manifest, action)
+        return entered if manifest.end is not None else self._keep(entered)
 
     def _snapshot(self, manifest: Manifest, name: str) -> Manifest:
         """A call graph, or why there is none: a snapshot is a service, and holds nothing up."""
@@ -392,9 +409,10 @@ class _Collection:
         return surface_of(manifest, self._surfaces).fetch(handle_of(manifest), self._paths).completed_at
 
     def _seal(self, manifest: Manifest, action: Seal) -> Manifest:
+        """The record, on disk. The manifest follows with the appending: until then the record itself is the truth."""
         self._sealed = True
         self._record, sealed = seal_attempt(self._paths, manifest, action.ending)
-        return self._keep(sealed)
+        return sealed
 
     def _append(self, manifest: Manifest) -> Manifest:
         record = self._record
@@ -405,7 +423,7 @@ class _Collection:
         appended, self._notice = append_to_ledger(self._home, self._paths, record)
         with contextlib.suppress(OSError):
             self._paths.reserve.unlink(missing_ok=True)
-        return self._keep(replace(manifest, appended=True)) if appended else manifest
+        return self._keep(replace(manifest, appended=appended))
 
 
 def age_s(at: str) -> float | None:

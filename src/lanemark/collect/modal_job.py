@@ -56,6 +56,8 @@ CARRY_EVERY_S: Final = 30.0
 #: How long the worker has to seal when it is told to end. The service allows 30 s to a container that it takes away.
 GRACE_S: Final = 20.0
 _POLL_S: Final = 0.2
+#: Made by the worker in its scratch directory once signals to it no longer kill it.
+BEGAN: Final = "began"
 #: Not carried: locks and sockets are of one host, and reserved bytes are of one disk.
 _LEFT_HERE: Final = ("supervisor.lock", "reserve")
 
@@ -161,6 +163,7 @@ class _Execution:
         numbers = [int(path.parent.name) for path in root.glob("executions/*/*") if path.parent.name.isdecimal()]
         self.number = max(numbers, default=0) + 1
         self._there = root / execution_directory(self.number)
+        self._deadline_s = time.time()
         self._worker: subprocess.Popen[bytes] | None = None
         self._carried: dict[str, CarriedFile] = {}
 
@@ -174,12 +177,15 @@ class _Execution:
         # The deadline is of the run and not of an execution: the service gives each its whole time anew.
         deadlines = [float(claim["deadline_at_s"]) for claim in self._claims if "deadline_at_s" in claim]
         deadline_s = min(deadlines, default=now_s + float(self._payload["timeout_s"]))
+        self._deadline_s = min(deadline_s, now_s + float(self._payload["timeout_s"])) - SEALING_S
         mine = {name: value for name, seen in self._container.about.items() if (value := value_of(dict(seen)))}
         claim = {**mine, "execution": self.number, "begun_at": stamp(), "deadline_at_s": deadline_s}
         os.makedirs(self._there, exist_ok=True)
         (self._there / CLAIM).write_bytes(encode(claim))
-        self._container.commit()
-        self._deadline_s = min(deadline_s, now_s + float(self._payload["timeout_s"])) - SEALING_S
+        try:
+            self._container.commit()
+        except Exception as error:  # the service commits in the background too; a run is worth more than a count
+            _say(f"the claim was not committed at once ({reason_of(error)})")
         self._claims.append(claim)
 
     def start(self) -> None:
@@ -218,19 +224,30 @@ class _Execution:
             self.end(why)
         except (self._container.cancelled, self._container.taken_away):
             _say("told again to go: what is there is carried now")
+        except Exception as error:  # it must not take the place of what ended the function
+            _say(f"the worker could not be ended ({reason_of(error)})")
         return self.carry_all(final=final)
 
     def end(self, why: str) -> None:
-        """End the worker politely: it seals on its way out."""
+        """End the worker politely: it seals on its way out.
+
+        One that has not begun yet is let begin first, and where there is none it is started for this alone: a signal to
+        an interpreter that is still importing ends it without a record.
+        """
         _say(f"{why}; the worker is told to end")
+        if self._worker is None:
+            self.start()
         worker = self._worker
-        if worker is None or worker.poll() is not None:
-            return
+        assert worker is not None
+        ends_s = time.monotonic() + GRACE_S
+        while worker.poll() is None and not (self._scratch / BEGAN).exists() and time.monotonic() < ends_s:
+            time.sleep(_POLL_S / 4)
         for number, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 5.0)):
+            if worker.poll() is not None:
+                return
             worker.send_signal(number)
             try:
                 worker.wait(wait_s)
-                return
             except subprocess.TimeoutExpired:
                 continue
 

@@ -26,6 +26,7 @@ from lanemark.collect.conduct import Conducted, conduct
 from lanemark.collect.gathering import read_json
 from lanemark.collect.lock import AttemptLock
 from lanemark.collect.manifest import Manifest, Supervisor, save
+from lanemark.collect.modal_job import BEGAN
 from lanemark.collect.preparing import RESERVE_BYTES, Attempt
 from lanemark.collect.sealing import Ending, seal_attempt
 from lanemark.collect.signals import StopSignals
@@ -119,6 +120,7 @@ def main(arguments: list[str]) -> int:
     scratch = path.parent
     try:
         with StopSignals() as stop:
+            (scratch / BEGAN).touch()
             done = work(Job.from_json(read_json(path) or {}), stop)
     except Exception as error:  # nobody but the keeper can be told, and it reads this file
         said = {"state": "lost", "reason": f"the worker failed: {reason_of(error)}"[:500]}
@@ -227,7 +229,7 @@ def bring_data(job: Job) -> tuple[Path | None, dict[str, Any]]:
         DataError: the Volume does not have them, or they are not the case's.
     """
     if job.data is None:
-        return None, {}
+        return None, dict(job.manifest.data)
     there, here = job.data_volume / job.data, job.scratch / "data"
     if not there.is_dir():
         raise DataError(

@@ -277,7 +277,8 @@ def gather(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> AttemptFa
     )
 
 
-def _sealed(facts: AttemptFacts) -> SealedRecord:
+def _sealed(facts: AttemptFacts) -> tuple[SealedRecord, dict[str, Any]]:
+    """The record, and its predicate as it reads back from the very bytes."""
     predicate = predicate_of(facts)
     about = subjects(
         plan_digest=facts.case.digest,
@@ -285,7 +286,8 @@ def _sealed(facts: AttemptFacts) -> SealedRecord:
         commit=value_of(predicate["source"]["commit"]),
     )
     record = seal(predicate, about)
-    broken = broken_rules(decode(record.data)["predicate"])
+    written: dict[str, Any] = decode(record.data)["predicate"]
+    broken = broken_rules(written)
     if broken:
         # A defect of ours, and the run is over: seal it with the contradiction named and no receipt, so that nothing
         # can be quoted from it, and let verification refuse it.
@@ -295,7 +297,8 @@ def _sealed(facts: AttemptFacts) -> SealedRecord:
         predicate["outcome"].update(receipt=False, receipt_reason=text[:500])
         withdraw_figures(predicate)
         record = seal(predicate, about)
-    return record
+        written = decode(record.data)["predicate"]
+    return record, written
 
 
 def publish_once(path: Path, data: bytes) -> bytes:
@@ -349,7 +352,9 @@ def seal_attempt(paths: AttemptPaths, manifest: Manifest, ending: Ending) -> tup
     if paths.record.exists():
         data = paths.record.read_bytes()
     else:
-        record = _sealed(gather(paths, manifest, ending))
+        record, predicate = _sealed(gather(paths, manifest, ending))
         data = _with_room(paths, lambda: publish_once(paths.record, record.data))
+        if data is record.data:
+            return record, manifest.sealed(record.id, predicate)
     record_id = digest(data)
     return SealedRecord(record_id, data), manifest.sealed(record_id, decode(data)["predicate"])

@@ -16,10 +16,11 @@ that fits gives the action, the collector carries it out durably, and asks again
     7  `unreachable` and `unknown`: leave the attempt as it is. Nothing is ever concluded from silence, and no clock
        ends a run: a clock may be wrong by hours, and a call graph is all that a run which takes too long costs.
 
-**Why no run is lost.** Every action but `Leave` and `Done` moves the manifest forward in a fixed order, each is written
-down before the next, and none is needed twice for a different result: a collector that dies anywhere is continued by
-the next one from what is on disk. **Why none is sealed twice.** Only the holder of the attempt's lock asks; `Seal`
-publishes without clobbering and adopts what is there; a final state is never left.
+**Why no run is lost.** Every action but `Leave` and `Done` moves the manifest forward in a fixed order. What could turn
+out otherwise when it is asked again (a word, ids, files, the record) is on disk before the next action; what follows
+from those alone may be taken again. So a collector that dies anywhere is continued by the next one.
+**Why none is sealed twice.** Only the holder of the attempt's lock asks; `Seal` publishes without clobbering and adopts
+what is there; a final state is never left.
 """
 
 from __future__ import annotations

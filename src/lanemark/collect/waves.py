@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from lanemark.lanes.wave import is_manifest
 from lanemark.measure.durable import replace_file
 from lanemark.records.encoding import decode, digest, encode
 from lanemark.records.errors import LedgerError, UsageError
@@ -47,7 +48,7 @@ def read_wave(waves: Path, name_or_path: str) -> tuple[dict[str, Any], WaveFile]
         with path.open("rb") as file:
             data = file.read(_LARGEST_BYTES)
         doc = decode(data)
-        whole = isinstance(doc, dict) and isinstance(doc.get("records"), list) and doc.get("format") == 1
+        whole = is_manifest(doc)
     except (OSError, ValueError):
         whole = False
     if not whole:

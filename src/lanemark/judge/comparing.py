@@ -8,6 +8,7 @@ The laws, each held by a test:
 * what was asked for does not count, only what was observed;
 * a question (`--vary`) admits factors, envelopes and covariates, never keys and never gates; more than one factor that
   really differs makes the question confounded;
+* a few values of a key are circumstances of one thing, and differ with a caveat (`KINDRED`);
 * a refusal for undeclared factors alone says which question would admit it. No figure is made without a verdict.
 """
 
@@ -21,6 +22,7 @@ from lanemark.judge.admission import Admitted
 from lanemark.judge.facts import Derived, Facts
 from lanemark.judge.metrics import metric_of
 from lanemark.judge.table import Weight, rows_of
+from lanemark.lanes.shared_roles import KINDRED
 from lanemark.records.verdict import Reason, Severity, Verdict, ordered, word_for
 
 #: Roles in which a difference, or not knowing, refuses a comparison.
@@ -94,6 +96,8 @@ def _compare_facts(a: Facts, b: Facts, metric: str, vary: Sequence[str], reasons
             continue
         if role == "factor":
             undeclared.add(factor)
+        if path in KINDRED and all(value in sorted(KINDRED[path]) for value in (a.values[path], b.values[path])):
+            role = "covariate"
         code, severity = _DIFFERS[role]
         sides = [_short(side.values[path]) if path in side.values else "not set" for side in (a, b)]
         reasons.append(Reason(code, severity, path, a=sides[0], b=sides[1]))

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from lanemark.lanes.data_part import data_additions
+from lanemark.lanes.data_part import data_part
 from lanemark.lanes.envelope import compilation, distributed, envelope, hardware, toolchain
 from lanemark.lanes.figures import last_compiling_step
 from lanemark.lanes.outcome import outcome_part, provenance_findings
 from lanemark.lanes.presets import Preset, preset
-from lanemark.lanes.reports import AttemptFacts, agreed, looked_up
+from lanemark.lanes.reports import AttemptFacts, agreed
 from lanemark.lanes.startup import startup_part
-from lanemark.lanes.training import rank_tokens, receipt, training_part, window_findings
+from lanemark.lanes.training import receipt, training_part, window_findings
 from lanemark.observe.gpu_names import gpu_matches, peak_flops
-from lanemark.observe.path_class import combine
 from lanemark.records.case import parse_gpu
 from lanemark.records.finding import Finding
-from lanemark.records.observation import Observation, absent, observed, unavailable, value_of
+from lanemark.records.observation import unavailable, value_of
 
 
 def predicate_of(facts: AttemptFacts) -> dict[str, Any]:
@@ -50,63 +49,6 @@ def withdraw_figures(predicate: dict[str, Any]) -> None:
             predicate["training"]["script"]["steps_per_s"] = why
 
 
-def _data(facts: AttemptFacts) -> tuple[dict[str, Any], list[Finding]]:
-    case, found = facts.case, []
-    listed = {} if case.data.kind == "synthetic" else facts.manifest.get("data") or {}
-    paths = [
-        {"rank": report.rank, **entry}
-        for report in facts.ranks
-        for entry in (report.observed or {}).get("data_files", [])
-    ]
-    reporting = [report for report in facts.ranks if report.observed is not None]
-    token_source = agreed(facts.ranks, "token_source")[0]
-    path_class: Observation[str]
-    if case.data.kind == "synthetic" and value_of(token_source) != "synthetic":
-        path_class = unavailable("ranks' loaders", "no agreement of the ranks on where their tokens came from")
-    elif case.data.kind == "synthetic":
-        path_class = observed("synthetic", f"{token_source['source']}: the tokens were made in memory")
-        found.append(
-            Finding("data_synthetic", "caveat", "the tokens were made up in memory: no data path was measured")
-        )
-    elif paths and {entry["rank"] for entry in paths} == {report.rank for report in facts.ranks}:
-        path_class = combine([entry["path_class"] for entry in paths])
-    elif paths:
-        missing = sorted({report.rank for report in facts.ranks} - {entry["rank"] for entry in paths})
-        path_class = unavailable("ranks' open files", f"ranks {missing[:8]} did not report theirs")
-    else:
-        why = "no rank got as far as opening its data" if not reporting else "the ranks reported no open data file"
-        path_class = unavailable("ranks' open files", why)
-    if path_class.value in ("object_mount", "network_volume"):
-        words = {"object_mount": "an object-store mount", "network_volume": "a network volume"}[path_class.value]
-        found.append(Finding("data_path_remote", "caveat", f"the ranks read their tokens through {words}"))
-    ended = [report.end for report in facts.ranks if report.end is not None]
-    if len(ended) == len(facts.ranks):
-        tokens = [end.get("tokens", 0) for end in ended]
-        total: Observation[int] = observed(sum(tokens), "end.json of every rank")
-        parity: Observation[bool] = observed(all(n == rank_tokens(case) for n in tokens), "end.json of every rank")
-    else:
-        total = unavailable("end.json of every rank", "not every rank left an end marker")
-        parity = unavailable("end.json of every rank", "not every rank left an end marker")
-    requested: dict[str, Any] = {"kind": case.data.kind}
-    if case.data.dataset_digest is not None:
-        requested["dataset_digest"] = case.data.dataset_digest
-    made_up = absent("ranks' loaders", "synthetic tokens are no dataset").to_json()
-    part = {
-        "requested": requested,
-        **{
-            key: made_up if case.data.kind == "synthetic" else looked_up(listed, key, "data directory")
-            for key in ("dataset_digest", "tokenizer_digest", "manifest_verified")
-        },
-        "shards": listed.get("shards", []),
-        "path_class": path_class.to_json(),
-        "paths": paths,
-        "tokens_consumed": total.to_json(),
-        "token_parity": parity.to_json(),
-        **data_additions(case, listed),
-    }
-    return part, found
-
-
 def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
     """The predicate of one training record (`lanemark.records.schema.Predicate`)."""
     case = facts.case
@@ -122,7 +64,7 @@ def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
         found.append(Finding("gpu_substituted", "caveat", why_not))
         pinned = f"the device was pinned and another was served: {why_not}" if parse_gpu(case.gpu).pinned else None
     startup, startup_findings = startup_part(facts, compiled["observed"])
-    data, data_findings = _data(facts)
+    data, data_findings = data_part(facts)
     can_quote, why = receipt(case, facts.ranks, facts.state, substituted=pinned)
     training = training_part(
         facts,
@@ -146,6 +88,11 @@ def training_predicate(facts: AttemptFacts, preset: Preset) -> dict[str, Any]:
         "outcome": outcome_part(facts, can_quote, why),
         "training": training,
     }
-    found += [*startup_findings, *data_findings, *window_findings(training), *provenance_findings(predicate)]
+    found += [
+        *startup_findings,
+        *data_findings,
+        *window_findings(training, facts.ranks),
+        *provenance_findings(predicate),
+    ]
     predicate["findings"] = [finding.to_json() for finding in found]
     return predicate

@@ -57,7 +57,7 @@ def script_predicate(facts: AttemptFacts) -> dict[str, Any]:
         "outcome": outcome_part(facts, can_quote, why),
         "training": training,
     }
-    found += [*startup_findings, *window_findings(training), *provenance_findings(predicate)]
+    found += [*startup_findings, *window_findings(training, facts.ranks), *provenance_findings(predicate)]
     found += script_findings(facts, training, data)
     predicate["findings"] = [finding.to_json() for finding in found]
     return predicate

@@ -90,6 +90,7 @@ _CASE: Final = (
     Role("case.dtype", "factor", "precision changes the work and the kernels", "dtype"),
     Role("case.data.kind", "noise", _ASKED),
     Role("case.data.dataset_digest", "noise", _ASKED, optional=True),
+    Role("case.data.path_class", "noise", _ASKED, optional=True),
     Role("case.surface", "noise", "equal to surface.name, which is a key"),
     Role("case.gpu", "noise", _ASKED),
     Role("case.seed", "noise", "draws other weights and another order of the same data"),
@@ -193,20 +194,28 @@ _START: Final = (
     Role("startup.clocks.*", "noise", "the state is drawn from them", since=1),
     Role("data.requested.kind", "noise", _ASKED),
     Role("data.requested.dataset_digest", "noise", _ASKED, optional=True),
+    Role("data.requested.path_class", "noise", _ASKED, optional=True),
     Role("data.dataset_digest", "key", "other tokens are other work"),
     Role("data.tokenizer_digest", "key", "other tokens are other work"),
     Role("data.manifest_verified", "covariate", "shards that nobody checked may not be the ones meant"),
     Role("data.shards.*", "noise", "the data set's digest is over them"),
-    Role("data.path_class", "key", "an object mount is not a local disk"),
+    Role("data.path_class", "key", "an object mount is not a local disk; the page cache over one is, with a caveat"),
     Role("data.paths.*", "noise", "mounts of one machine; their class is a key"),
     Role("data.tokens_consumed", "noise", "follows from the number of steps"),
     Role("data.token_parity", "gate", "fewer tokens make any loop fast"),
+    Role("data.stalls", "noise", "what is measured is not a circumstance of measuring", optional=True),
+    Role("data.windows.*", "noise", "token parity, a gate, rests on it", optional=True),
+    Role("data.ranks.*", "noise", "the class of all ranks is a key, and token parity a gate", optional=True),
     Role("data.staged.verification", "covariate", "bytes that nothing was held against may be others", optional=True),
     Role("data.staged.*", "noise", "how the shards got here; what they are and lie on are keys", optional=True),
 )  # fmt: skip
 
 #: Rows of every lane.
 SHARED_ROLES: Final[tuple[Role, ...]] = (*_IDENTITY, *_CASE, *_HARDWARE, *_SOFTWARE, *_START)
+
+#: Values of a key that are two circumstances of one thing: a difference is a caveat and no refusal. A file on
+#: a disk is read from it once, and whether the page cache had it then is seldom a question; the data wait is beside it.
+KINDRED: Final[dict[str, frozenset[str]]] = {"data.path_class": frozenset({"local_disk", "page_cache"})}
 
 #: Environment variables that are listed in a record and do not bear on a comparison, with why.
 NOISE_VARIABLES: Final[dict[str, str]] = {
@@ -239,9 +248,9 @@ NOISE_VARIABLES: Final[dict[str, str]] = {
 #: things lie. `compare` takes them out of `source.argv` before it compares what is left.
 PINNED_FLAGS: Final = frozenset({
     "--preset", "--nproc", "--mode", "--gpu", "--compile", "--dtype", "--steps", "--warmup", "--sequence",
-    "--micro-batch", "--grad-accum", "--seed", "--surface", "--data", "--cache-policy", "--cache-from", "--cache-to",
-    "--cache-layout", "--prewarm", "--collective-timeout", "--tokens-per-step",
-    "--stall-timeout", "--wall-limit", "--repeat", "--against",
+    "--micro-batch", "--grad-accum", "--seed", "--surface", "--data", "--data-class", "--cache-policy", "--cache-from",
+    "--cache-to", "--cache-layout", "--prewarm", "--tokens-per-step", "--collective-timeout", "--stall-timeout",
+    "--wall-limit", "--repeat", "--against",
 })  # fmt: skip
 #: The same of flags without a value.
 PINNED_SWITCHES: Final = frozenset({"--json", "--detach"})

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from lanemark.lanes.data_ranks import wait_finding, windows_problem
 from lanemark.lanes.figures import (
     MIN_MEASURED_STEPS,
     Steps,
@@ -46,8 +47,6 @@ _TIMELINE: Final = frozenset(
     }
 )
 _CLOCK: Final = "samples.bin of every rank, CLOCK_MONOTONIC"
-#: A loop that waits for its data longer than this share of the window is measuring storage too (facts: field notes).
-DATA_WAIT_SHARE: Final = 0.01
 
 
 def check_window(steps: int, warmup: int) -> None:
@@ -94,6 +93,8 @@ def receipt(case: Case, ranks: Sequence[RankReport], state: str, *, substituted:
                 False,
                 f"rank {report.rank} consumed {tokens} tokens in the window where the case says {rank_tokens(case)}",
             )
+    if wrong := windows_problem(case, ranks):
+        return False, wrong
     if substituted is not None:
         return False, substituted
     return True, f"{len(steps.measured_ns)} measured steps, every rank ended cleanly, every loss finite"
@@ -224,18 +225,14 @@ def does_not_prove(facts: AttemptFacts, device_class: str | None, path_class: st
     return said
 
 
-def window_findings(training: dict[str, Any]) -> list[Finding]:
+def window_findings(training: dict[str, Any], ranks: Sequence[RankReport]) -> list[Finding]:
     """What a reader of the number must know about the measured window itself."""
     found = []
-    split = {key: value_of(training["split"][key]) for key in ("window_s", "data_wait_s", "compile_s")}
-    times = value_of(training["step_time"])
-    if split["window_s"] and split["data_wait_s"] and split["data_wait_s"] > DATA_WAIT_SHARE * split["window_s"]:
-        share = 100 * split["data_wait_s"] / split["window_s"]
-        found.append(
-            Finding("data_wait", "caveat", f"the slowest rank waited for data for {share:.1f} % of the window")
-        )
-    if split["compile_s"]:
-        text = f"a rank compiled for {split['compile_s']:.2f} s inside the measured window"
+    compile_s, times = value_of(training["split"]["compile_s"]), value_of(training["step_time"])
+    if (waited := wait_finding(ranks)) is not None:
+        found.append(waited)
+    if compile_s:
+        text = f"a rank compiled for {compile_s:.2f} s inside the measured window"
         found.append(Finding("compiled_in_window", "caveat", text))
     if times and times["stalls"]:
         text = f"{times['stalls']} of {training['window']['measured']} measured steps took more than twice the median"

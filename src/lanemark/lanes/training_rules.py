@@ -10,6 +10,7 @@ import math
 from typing import Final
 
 from lanemark.lanes.counted import window_rate, window_tokens
+from lanemark.lanes.data_rules import DATA_RULES
 from lanemark.lanes.figures import DISPUTED, MIN_MEASURED_STEPS, step_time
 from lanemark.lanes.rule import Doc, Rule, close, is_ok, is_receipt, short
 from lanemark.records.observation import value_of
@@ -310,4 +311,5 @@ TRAINING_RULES: Final[tuple[Rule, ...]] = (
     Rule("dispute-is-said", "Two figures for one thing, and one of them is wrong.", _dispute_is_said),
     Rule("mfu-needs-peak", "A share of an unknown peak is no number.", _mfu_needs_peak),
     Rule("dataset-is-asked-for", "Another data set answers another question.", _dataset_is_the_one_asked_for),
+    *DATA_RULES,
 )

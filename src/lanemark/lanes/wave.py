@@ -103,6 +103,44 @@ def parity_mark(row: Mapping[str, Any], name: str) -> str:
     return next((verdict for verdict in ("fail", "no_power") if verdict in found), "pass")
 
 
+_ROW_TEXTS: Final = (
+    "record_id", "run_id", "candidate", "mode", "surface", "arch", "dtype", "direction", "outcome", "state", "reason",
+    "lifecycle", "evidence_key",
+)  # fmt: skip
+
+
+def is_manifest(doc: Any) -> bool:
+    """Whether a document has a manifest's shape, so that it can be shown. Says nothing of whether it is true."""
+    if not isinstance(doc, dict) or doc.get("format") != MANIFEST_FORMAT:
+        return False
+    texts = all(isinstance(doc.get(key), str) for key in ("wave", "preset", "created_at"))
+    lists = all(isinstance(doc.get(key), list) for key in ("records", "left_out"))
+    if not (texts and lists and isinstance(doc.get("whole"), bool)):
+        return False
+    return all(map(_is_row, doc["records"])) and all(map(_is_left_out, doc["left_out"]))
+
+
+def _texts(doc: Any, keys: Sequence[str]) -> bool:
+    return isinstance(doc, dict) and all(isinstance(doc.get(key), str) for key in keys)
+
+
+def _is_left_out(each: Any) -> bool:
+    named = _texts(each, ("candidate", "dtype", "direction", "reason"))
+    return named and isinstance(each.get("case"), (str, type(None)))
+
+
+def _is_row(row: Any) -> bool:
+    if not (_texts(row, _ROW_TEXTS) and isinstance(row.get("ready"), bool)):
+        return False
+    rungs, parity = row.get("rungs"), row.get("parity")
+    return (
+        isinstance(rungs, list)
+        and all(isinstance(rung, str) for rung in rungs)
+        and isinstance(parity, list)
+        and all(_texts(case, ("name", "direction", "verdict")) for case in parity)
+    )
+
+
 def contradicted(manifest: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Which rows of a manifest are not what their records say. `rows`: made anew, by record id."""
     out = []

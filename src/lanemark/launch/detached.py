@@ -20,6 +20,7 @@ Elsewhere nobody holds the lock while the run goes on, and the collector that ta
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,14 +206,13 @@ class DetachedSurface(Protocol):
 def plain_names(root: Path) -> list[str]:
     """Every regular file below `root`, `/`-separated and sorted; symbolic links are not followed and not listed."""
     found = []
-    pending = [root]
+    pending = [""]
     while pending:
-        directory = pending.pop()
-        for entry in directory.iterdir():
-            if entry.is_symlink():
-                continue
-            if entry.is_dir():
-                pending.append(entry)
-            elif entry.is_file():
-                found.append(entry.relative_to(root).as_posix())
+        inside = pending.pop()
+        with os.scandir(root / inside) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{inside}{entry.name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(f"{inside}{entry.name}")
     return sorted(found)

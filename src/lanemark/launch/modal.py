@@ -13,6 +13,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ from lanemark.launch.detached import Fetched, Handle, Note, Status, Submission
 from lanemark.launch.modal_request import ModalRequest, Rental, modal_request
 from lanemark.launch.modal_results import (
     ATTEMPT,
+    CANCEL,
     DONE,
     INTENT,
     CarriedFile,
@@ -40,6 +42,7 @@ from lanemark.launch.surface import Placement
 from lanemark.measure.durable import replace_file
 from lanemark.records.attempt import AttemptPaths
 from lanemark.records.case import Case
+from lanemark.records.encoding import encode
 from lanemark.records.errors import GateRefused, LanemarkError, SurfaceError
 
 #: The collector's own files of an attempt, which no far side writes.
@@ -49,6 +52,8 @@ _MANIFEST_BYTES: Final = 8 * 1024 * 1024
 _FILE_BYTES: Final = 1024 * 1024 * 1024
 _READERS: Final = 8
 _STOP_S: Final = 60.0
+#: A worker that is told to end has 20 s (collect/modal_job.py), and carrying takes a while: after this it is gone.
+WIND_UP_S: Final = 90.0
 
 
 def client() -> ModuleType:
@@ -145,11 +150,23 @@ class ModalSurface:
         word = modal_words.ended(failure, status)
         if word is None:
             return modal_words.waiting(status, task)
+        if word.word == "cancelled" and self._winding_up(handle):
+            return Status("running", "it was cancelled, and its worker is sealing what it has")
         if word.word in ("unknown", "expired"):
             done = self._final(handle)
             if done is not None:
                 return Status("expired", f"{word.detail}; its results are on the Volume", completed_at=done.ended_at)
         return word
+
+    def _winding_up(self, handle: Handle) -> bool:
+        """Whether a cancelled run's worker may still be sealing. The service may call a run ended before it is."""
+        try:
+            there = self._listing(handle)
+            asked_at = self._json(handle, CANCEL).get("asked_at_s") if there.cancel else None
+        except Exception:  # not known: then the service's word stands
+            return False
+        began = there.last is not None and there.last not in there.done
+        return began and isinstance(asked_at, float) and 0 <= time.time() - asked_at < WIND_UP_S
 
     def _graph_of(self, asked: ModuleType, call_id: str) -> tuple[str | None, str | None]:
         """Status and container of a call's own input; None where the graph does not tell."""
@@ -172,6 +189,7 @@ class ModalSurface:
                 return Status(
                     known.word, known.detail, kind=known.kind, ids={**results, **ids}, completed_at=known.completed_at
                 )
+            return Status("unknown", f"execution {there.last} has begun, and its claim cannot be read")
         if not there.intent:
             return Status("absent", "nothing was handed over: the results Volume has no intent of it")
         intent = self._json(handle, INTENT)
@@ -265,11 +283,14 @@ class ModalSurface:
         replace_file(target, data)
         return None
 
-    def cancel(self, handle: Handle, reason: str) -> None:  # noqa: ARG002 - Modal keeps no reason
-        """See `DetachedSurface.cancel`."""
+    def cancel(self, handle: Handle, reason: str) -> None:
+        """See `DetachedSurface.cancel`. When it was asked for is noted on the Volume, where every collector sees it."""
         try:
             call_id = handle.ids.get("call_id") or self._found(handle).ids.get("call_id")
             if call_id is not None:
+                note = {"reason": reason, "asked_at_s": time.time()}
+                files = {f"/{handle.run_id}/{CANCEL}": encode(note)}
+                client().write_volume(*self._volume(handle), files, client().QUESTION_S)
                 client().cancel(call_id)
                 return
             app_id = handle.ids.get("app_id") or self._json(handle, INTENT).get("app_id")

@@ -312,13 +312,15 @@ def read_volume(volume: str, environment: str | None, path: str, limit_bytes: in
     return _LOOP.run(go, FILE_S)
 
 
-def write_volume(volume: str, environment: str | None, files: Mapping[str, Path]) -> None:
-    """Put local files into a Volume, which is made where it is missing; what lies there under a name is replaced."""
+def write_volume(
+    volume: str, environment: str | None, files: Mapping[str, Path | bytes], timeout_s: float = LAUNCH_S
+) -> None:
+    """Put local files, or bytes, into a Volume, which is made where it is missing; what is there is replaced."""
 
     async def go() -> None:
         place = modal.Volume.from_name(volume, environment_name=environment, create_if_missing=True, version=2)
         async with place.batch_upload.aio(force=True) as batch:
             for path, local in files.items():
-                batch.put_file(local, path)
+                batch.put_file(io.BytesIO(local) if isinstance(local, bytes) else local, path)
 
-    _LOOP.run(go, LAUNCH_S)
+    _LOOP.run(go, timeout_s)

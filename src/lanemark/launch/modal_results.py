@@ -1,6 +1,7 @@
 """The results Volume: how a worker inside a container and a collector anywhere find the same files. Pure.
 
     <run-id>/intent.json                        written by the launcher, before the call is made
+    <run-id>/cancel.json                        written by whoever asks for the run's end, before asking
     <run-id>/executions/<n>/claim.json          written by a container before it does anything else
     <run-id>/executions/<n>/attempt/...         the attempt directory, carried over now and then and at the end
     <run-id>/executions/<n>/done.json           the manifest of what was carried, written last
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 FORMAT: Final = 1
 INTENT: Final = "intent.json"
+CANCEL: Final = "cancel.json"
 CLAIM: Final = "claim.json"
 DONE: Final = "done.json"
 ATTEMPT: Final = "attempt"
@@ -115,10 +117,12 @@ class Listing:
     Attributes:
         executions: number → names below its directory.
         intent: whether the launcher announced its call.
+        cancel: whether somebody asked for the run's end.
     """
 
     executions: Mapping[int, frozenset[str]]
     intent: bool
+    cancel: bool = False
 
     @property
     def done(self) -> tuple[int, ...]:
@@ -134,14 +138,15 @@ class Listing:
 def listing(run_id: str, paths: Iterable[str]) -> Listing:
     """Sort the Volume's paths (`/`-separated, from its root). What has another form is nobody's."""
     found: dict[int, set[str]] = {}
-    intent = False
+    plain_files = set()
     for path in paths:
         name = path.strip("/").removeprefix(f"{run_id}/")
-        intent = intent or name == INTENT
+        plain_files.add(name)
         match = _EXECUTION.fullmatch(name)
         if match is not None and plain(match[2]):
             found.setdefault(int(match[1]), set()).add(match[2])
-    return Listing({number: frozenset(names) for number, names in found.items()}, intent)
+    executions = {number: frozenset(names) for number, names in found.items()}
+    return Listing(executions, INTENT in plain_files, CANCEL in plain_files)
 
 
 def chosen(manifests: Iterable[Done]) -> Done | None:

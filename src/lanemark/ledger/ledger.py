@@ -183,7 +183,8 @@ class Ledger:
         """One record, read strictly, its bytes held against its name.
 
         Raises:
-            RecordError: `record-missing`, `record-ambiguous`, `record-corrupt`, `record-malformed`, `record-too-new`.
+            RecordError: `record-missing`, `record-ambiguous`, `record-corrupt`, `record-malformed`, `record-foreign`,
+                `record-unfit`, `record-too-new`.
             LedgerError: as `find`.
         """
         from lanemark.records.reading import read_record

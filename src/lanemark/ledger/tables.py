@@ -70,6 +70,7 @@ SCHEMA: Final = (
 )
 _SELECT: Final = f"SELECT {', '.join(_NAMES)} FROM"
 _OF_GROUPS: Final = "SELECT created, id, records.rowid FROM groups CROSS JOIN records USING (grp)"
+_BEFORE: Final = "SELECT created FROM records WHERE grp = asked.grp AND created < ? ORDER BY created DESC LIMIT 1"
 _ORDER: Final = "ORDER BY created DESC, id"
 #: Above this many rows merging groups has no advantage over walking all records in their order.
 _MERGED: Final = 1000
@@ -249,14 +250,15 @@ def _ranked(db: sqlite3.Connection, wanted: Filters, fits: bytes, limit: int) ->
         text = "SELECT grp, newest FROM groups INDEXED BY by_newest WHERE newest >= ? ORDER BY newest DESC"
         yield from (group for group in db.execute(text, (oldest,)) if fits[group[0] - 1])
         return
-    newest, values = "newest", list[Any]()
-    if wanted.until is not None:
-        newest = "(SELECT created FROM records WHERE grp = groups.grp AND created < ? ORDER BY created DESC LIMIT 1)"
-        values = [wanted.until + AFTER]
     found: list[tuple[int, str]] = []
+    values: list[Any]
     for some in _some(match.end() for match in re.finditer(b"\x01", fits)):
-        text = f"SELECT grp, {newest} FROM groups WHERE grp IN ({_places(some)})"  # noqa: S608
-        found += [group for group in db.execute(text, (*values, *some)) if group[1] is not None and group[1] >= oldest]
+        if wanted.until is None:
+            text, values = f"SELECT grp, newest FROM groups WHERE grp IN ({_places(some)})", some  # noqa: S608
+        else:  # of `groups` nothing is needed, whose rows lie far apart
+            asked, values = ", ".join(["(?)"] * len(some)), [*some, wanted.until + AFTER]
+            text = f"WITH asked (grp) AS (VALUES {asked}) SELECT grp, ({_BEFORE}) FROM asked"  # noqa: S608
+        found += [group for group in db.execute(text, values) if group[1] is not None and group[1] >= oldest]
     yield from sorted(found, key=itemgetter(1), reverse=True)
 
 

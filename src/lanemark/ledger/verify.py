@@ -1,10 +1,10 @@
 """Verify a record in numbered steps. Any failure closes: later steps are then skipped, and nothing is "mostly fine".
 
-    1 size      the file is a regular file no larger than a record may be     record-too-large, record-malformed
+    1 size      the file is a regular file no larger than a record may be     record-missing, record-too-large
     2 digest    its bytes hash to the id it is named by                       record-corrupt
     3 syntax    its bytes are strict JSON                                     record-malformed
-    4 version   it was written for a major version that we read               record-too-new
-    5 schema    it has exactly the shape of a record                          record-malformed
+    4 version   it is a record, of a major version that we read               record-foreign, record-too-new
+    5 schema    it has exactly the shape of a record                          record-unfit
     6 plan      its inline case hashes to its plan digest, and its subjects   plan-mismatch
                 are the case, the image and the commit that it observed
     7 rules     it keeps every rule of its lane                               lane-rule-broken
@@ -40,7 +40,7 @@ from lanemark.ledger.objects import evidence_path, hash_file, object_path, read_
 from lanemark.records.encoding import MAX_RECORD_BYTES, Survey, digest, encode
 from lanemark.records.errors import LanemarkError, RecordError
 from lanemark.records.observation import value_of
-from lanemark.records.reading import check_version, malformed, parse_surveyed, printable, validate
+from lanemark.records.reading import check_version, parse_surveyed, printable, validate
 
 if TYPE_CHECKING:
     from lanemark.ledger.keys import PublicKey
@@ -121,7 +121,7 @@ class Verification:
         step = self.failure
         if step is not None:
             raise RecordError(
-                step.slug or "record-malformed",
+                step.slug or "record-unfit",
                 f"{self.subject} does not verify at step {step.number} ({step.name}): {step.detail}",
                 "do not quote it; fetch the record again from a copy",
             )
@@ -240,8 +240,6 @@ def _size(bench: _Bench) -> str:
         raise RecordError(
             "record-too-large", f"the file is larger than the {MAX_RECORD_BYTES} bytes of a record", "name a record"
         )
-    if not bench.data:
-        raise malformed("the file is empty")
     bench.record_id = digest(bench.data)
     return f"{len(bench.data)} bytes"
 

@@ -35,15 +35,17 @@ def replace_files(root: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
     Raises:
         OSError: as `replace_file`; files before the one that failed may be in place.
     """
-    names, directories = [], {root}
+    names, directories = [], {""}
     for name, data in files:
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, data)
+        inside = name.rpartition("/")[0]
+        while inside not in directories:
+            directories.add(inside)
+            (root / inside).mkdir(parents=True, exist_ok=True)
+            inside = inside.rpartition("/")[0]
+        _replace(root / name, data)
         names.append(name)
-        directories.update(parent for parent in target.parents if parent != root and root in parent.parents)
-    for directory in sorted(directories):
-        sync_directory(directory)
+    for inside in sorted(directories):
+        sync_directory(root / inside)
     return names
 
 

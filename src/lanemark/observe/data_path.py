@@ -86,6 +86,14 @@ class Sight:
         self.pid = pid
         self.mounts = read_mounts(pid)
         self._known: dict[int, Verdict] = {}
+        self._blocks: dict[str, str | None] = {}
+
+    def block_of(self, mount: Mount) -> str | None:
+        """The name of the block device that a mount stands on; None where it stands on none that /sys shows."""
+        if mount.device not in self._blocks:
+            device = find_block(mount.device)
+            self._blocks[mount.device] = device.name if device is not None else None
+        return self._blocks[mount.device]
 
     def mount_of_fd(self, fd: int | str) -> Mount | None:
         """The mount a descriptor of the watched process was opened through."""
@@ -215,7 +223,7 @@ def _mappings(pid: int | str) -> list[tuple[str, int]]:
 def _row(sight: Sight, name: str, mount: Mount | None, path: str) -> SeenPath:
     if mount is None:
         return not_seen(name, "the mount it was opened through is not in the process's own mount table")
-    return seen_on(name, mount, sight.verdict(mount, path))
+    return seen_on(name, mount, sight.verdict(mount, path), sight.block_of(mount))
 
 
 def classify_self(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from lanemark.observe.redaction import redact_text
@@ -255,7 +256,10 @@ def _combined(parts: Iterable[Verdict], what: str) -> Verdict:
 
 @dataclass(frozen=True)
 class SeenPath:
-    """One data file as one process had it open; `data.paths` of the record, but for the rank."""
+    """One data file as one process had it open; `data.paths` of the record, but for the rank.
+
+    `device` is the mount's: `major:minor`, with the block device's name where there is one.
+    """
 
     name: str
     path_class: str
@@ -263,6 +267,7 @@ class SeenPath:
     mount_point: str
     mount_source: str
     reason: str
+    device: str | None = None
 
     def to_json(self, rank: int | None = None) -> dict[str, Any]:
         """As the record has it; with `rank` where the caller knows it."""
@@ -274,18 +279,33 @@ class SeenPath:
             "mount_source": self.mount_source,
             "reason": self.reason,
         }
+        if self.device is not None:
+            doc["device"] = self.device
         return doc if rank is None else {"rank": rank, **doc}
 
 
-def seen_on(name: str, mount: Mount, verdict: Verdict) -> SeenPath:
-    """A row for a file on a mount. A mount's source can carry credentials (`//user:password@server`): taken out."""
+@lru_cache(maxsize=256)  # a rank's files lie on one mount or two, and there may be hundreds of them
+def _clean(text: str) -> str:
+    return redact_text(safe_text(text))
+
+
+def seen_on(name: str, mount: Mount, verdict: Verdict, block: str | None = None) -> SeenPath:
+    """A row for a file on a mount. A mount's source can carry credentials (`//user:password@server`): taken out.
+
+    Args:
+        name: of the file.
+        mount: where it is.
+        verdict: the class of that.
+        block: name of the block device that the mount stands on, where there is one.
+    """
     return SeenPath(
         name=safe_text(name) or "?",
         path_class=verdict.path_class,
         filesystem=safe_text(mount.filesystem) or "?",
-        mount_point=redact_text(safe_text(mount.mount_point)) or "?",
-        mount_source=redact_text(safe_text(mount.source)) or "none",
-        reason=redact_text(safe_text(verdict.reason)),
+        mount_point=_clean(mount.mount_point) or "?",
+        mount_source=_clean(mount.source) or "none",
+        reason=_clean(verdict.reason),
+        device=safe_text(mount.device if block is None else f"{mount.device} {block}") or None,
     )
 
 

@@ -26,6 +26,8 @@ MODES: Final = ("single", "ddp", "fsdp2")
 POSTURES: Final = ("eager", "regional", "model")
 #: Precisions of the training and sparse lanes; `fp16` is tested by the promotion lane alone.
 DTYPES: Final = ("fp32", "bf16")
+#: What a run of token files may be said to read them through (`--data-class`).
+PATH_CLASSES: Final = ("object_mount", "network_volume", "local_disk", "ram", "page_cache", "mixed")
 #: Fields of a lane that takes optimizer steps. A case of another lane does not have them.
 STEP_FIELDS: Final = (
     "steps", "warmup", "sequence", "micro_batch", "grad_accum", "prewarm", "collective_timeout_s",
@@ -96,13 +98,18 @@ _NOT_A_SCRIPTS: Final = ("sequence", "micro_batch", "grad_accum", "prewarm", "co
 
 @dataclass(frozen=True)
 class DataAsked:
-    """Which tokens the case asks for. `dataset_digest` is None for synthetic tokens, which are no dataset.
+    """Which tokens the case asks for.
 
-    `own`: a command brings its tokens along, and nothing identifies them.
+    Attributes:
+        kind: token files, or made up in memory; `own`: a command brings its tokens along, and nothing identifies them.
+        dataset_digest: None for synthetic tokens, which are no dataset.
+        path_class: what the tokens are said to be read through, one of `PATH_CLASSES`; None where nothing was said.
+            What they really are read through is observed, and held to it.
     """
 
     kind: Literal["shards", "synthetic", "own"]
     dataset_digest: str | None = None
+    path_class: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,8 +204,9 @@ class Case:
         if self.script is not None:
             doc = {name: value for name, value in doc.items() if name not in _NOT_A_SCRIPTS}
             doc["script"] = self.script.to_json()
-        if self.data.dataset_digest is None:
-            del doc["data"]["dataset_digest"]
+        for name in ("dataset_digest", "path_class"):
+            if doc["data"][name] is None:
+                del doc["data"][name]
         return doc
 
     @classmethod

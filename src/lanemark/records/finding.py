@@ -44,6 +44,7 @@ FINDINGS: Final[dict[str, str]] = {
     "clock_stepped": "the wall clock stepped during the run",
     "data_synthetic": "the tokens were made up, so no data path was measured",
     "data_path_remote": "the ranks read their tokens through a network or object mount",
+    "data_class_contradicted": "the data path is not of the class that the run was said to read through",
     "artifact_drift": "what is installed is not what the pinned artifacts hold",
     "source_dirty": "the working tree had uncommitted changes",
     "source_unknown": "no commit could be observed",

@@ -3,10 +3,10 @@
 Three questions in a fixed order, each with its own refusal:
 
 1. `parse`          is this strict JSON of a bearable size?          `record-too-large`, `record-malformed`
-2. `check_version`  was it written for readers like us?              `record-too-new`, `record-malformed`
-3. `validate`       has it the shape that `records.schema` defines?  `record-malformed`
+2. `check_version`  was it written for readers like us?              `record-too-new`, `record-foreign`
+3. `validate`       has it the shape that `records.schema` defines?  `record-unfit`
 
-The version is asked *before* the shape, because a newer record fails any older schema and "malformed" would then be a
+The version is asked *before* the shape, because a newer record fails any older schema and "unfit" would then be a
 wrong accusation. Within our major version a newer minor may carry fields that we do not know: they are ignored.
 A record of our own minor or an older one may not, since nobody wrote them.
 
@@ -83,6 +83,10 @@ def malformed(what: str, remedy: str = _REFETCH) -> RecordError:
     return RecordError("record-malformed", printable(what), remedy)
 
 
+def _foreign(what: str) -> RecordError:
+    return RecordError("record-foreign", printable(what), "name a record's file")
+
+
 def printable(text: str) -> str:
     """Text from a record as it may stand in one line of a terminal: nothing in it moves a cursor or ends a line."""
     if text.isprintable():  # a lone surrogate is not
@@ -119,7 +123,7 @@ def parse_surveyed(data: bytes) -> tuple[dict[str, Any], Survey]:
 
 
 def check_version(doc: dict[str, Any]) -> tuple[int, int]:
-    """(major, minor) of a record that this version can read. Raises RecordError `record-too-new` or `-malformed`."""
+    """(major, minor) of a record that this version can read. Raises RecordError `record-too-new` or `-foreign`."""
     ours = _VERSION.fullmatch(RECORD_VERSION)
     assert ours is not None, "our own version parses"
     predicate = doc.get("predicate")
@@ -135,18 +139,18 @@ def check_version(doc: dict[str, Any]) -> tuple[int, int]:
             "read it with a newer Lanemark",
         )
     if doc.get("_type") != STATEMENT_TYPE:
-        raise malformed(f"$._type is not {STATEMENT_TYPE!r}, so the file is no in-toto statement")
+        raise _foreign(f"$._type is not {STATEMENT_TYPE!r}, so the file is no in-toto statement")
     if doc.get("predicateType") != PREDICATE_TYPE:
-        raise malformed(f"$.predicateType is not {PREDICATE_TYPE!r}, so the statement is not a Lanemark record")
+        raise _foreign(f"$.predicateType is not {PREDICATE_TYPE!r}, so the statement is not a Lanemark record")
     if match is None:
-        raise malformed("$.predicate.record_version is not a version of the form MAJOR.MINOR")
+        raise _foreign("$.predicate.record_version is not a version of the form MAJOR.MINOR")
     if int(match[1]) < int(ours[1]):
-        raise malformed(f"the record says version {stated}, and no such version was ever released")
+        raise _foreign(f"the record says version {stated}, and no such version was ever released")
     return int(match[1]), int(match[2])
 
 
 def validate(doc: dict[str, Any]) -> Statement:
-    """The typed model of a parsed record of our major version. Raises RecordError `record-malformed`."""
+    """The typed model of a parsed record of our major version. Raises RecordError `record-unfit`."""
     from pydantic import ValidationError
 
     from lanemark.records.schema import Statement
@@ -168,7 +172,7 @@ def validate(doc: dict[str, Any]) -> Statement:
             except ValidationError as error:
                 problem = error
     remedy = "read it with a newer Lanemark" if newer else _REFETCH
-    raise malformed(_sentence(problem, newer=newer), remedy) from None
+    raise RecordError("record-unfit", printable(_sentence(problem, newer=newer)), remedy) from None
 
 
 def _dropped_unknown(doc: dict[str, Any], error: ValidationError) -> bool:

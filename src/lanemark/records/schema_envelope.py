@@ -10,13 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lanemark.records.schema_data import DataRankPart, DataStallsPart, PathClass, PathClassAsked, WindowsPart
 from lanemark.records.schema_parts import Count, Digest, Many, Observed, Part, Positive, Seconds, Stamp, Text
 from lanemark.records.schema_startup import CachePolicy
 
-#: `data.path_class`: what the tokens were read through, as seen from the ranks' own open files.
-PathClass = Literal[
-    "object_mount", "network_volume", "local_disk", "ram", "page_cache", "synthetic", "mixed", "unknown",
-]  # fmt: skip
 #: `any` stands in cases of a command of the user's own alone: nothing was asked for, and what was there is observed.
 ModeAsked = Literal["single", "ddp", "fsdp2", "any"]
 PostureAsked = Literal["eager", "regional", "model", "any"]
@@ -33,6 +30,10 @@ class DataAskedPart(Part):
         default=None,
         description="Digest over the shards' digests. Missing for synthetic tokens, which are no data set, "
         "and for a command's own.",
+    )
+    path_class: PathClassAsked | None = Field(
+        default=None,
+        description="What the tokens were said to be read through (`--data-class`). Missing where nothing was said.",
     )
 
 
@@ -278,6 +279,11 @@ class PathSeen(Part):
     mount_point: Text = Field(description="Where it is mounted.")
     mount_source: Text = Field(description="What is mounted there.")
     reason: Text = Field(description="Why it has this class.")
+    device: Text | None = Field(
+        default=None,
+        description="The mount's device, `major:minor`, with the block device's name where there is one. Missing in "
+        "records made before it was kept.",
+    )
 
 
 class StagedPart(Part):
@@ -307,14 +313,34 @@ class DataPart(Part):
     tokenizer_digest: Observed[Digest] = Field(description="Digest of the tokenizer file beside the shards.")
     manifest_verified: Observed[bool] = Field(description="Whether the shards are those of the manifest beside them.")
     shards: Many[ShardRef] = Field(description="The token files; empty for synthetic tokens.")
-    path_class: Observed[PathClass] = Field(description="The class of all ranks' open data files taken together.")
+    path_class: Observed[PathClass] = Field(
+        description="The class of all ranks' open data files taken together. Of a local disk, `page_cache` where every "
+        "rank's evidence says so; records made before `ranks` existed do not tell those two apart."
+    )
     paths: Many[PathSeen] = Field(description="Each rank's open data files.")
     tokens_consumed: Observed[int] = Field(description="Tokens that the ranks counted in the window, all together.")
-    token_parity: Observed[bool] = Field(description="Whether every rank consumed exactly the tokens of the case.")
+    token_parity: Observed[bool] = Field(
+        description="Whether every rank consumed exactly the tokens of the case: in number, and where `windows` was "
+        "observed, in which they were."
+    )
     staged: Observed[StagedPart] | None = Field(
         default=None,
         description="Where the shards were staged from. Absent when nothing tells that they were; missing in records "
         "made before this was looked at, and for synthetic tokens.",
+    )
+    ranks: Many[DataRankPart] | None = Field(
+        default=None,
+        description="Each rank's own data path. Missing in records made before it was looked at, and for synthetic "
+        "tokens.",
+    )
+    windows: Observed[WindowsPart] | None = Field(
+        default=None,
+        description="Whether the ranks were disjoint and read exactly the case's tokens. Missing as `ranks` is.",
+    )
+    stalls: Observed[DataStallsPart] | None = Field(
+        default=None,
+        description="The measured steps in which a rank waited for its tokens. Missing in records made before they "
+        "were listed.",
     )
 
 

@@ -117,7 +117,7 @@ FRO_CEILING: Final = 5e-3
 ROW_FACTOR: Final = 2.0
 ROW_SLACK: Final = 1e-3
 GRADIENT_FRO_FACTOR: Final = 2.0
-GRADIENT_FRO_CEILING: Final = 1e-2
+GRADIENT_FRO_CEILING: Final = 1.5e-2
 #: Below this nobody looks: in float32 the dense path's own error is a matter of the order of sums, and a correct
 #: backward had 2.3 times as much (docs/adr/0029). Planted faults and narrower arithmetic lie a hundred times higher.
 FRO_FLOOR: Final = 1e-5

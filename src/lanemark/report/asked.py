@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lanemark.observe.gpu_names import gpu_matches
+from lanemark.observe.path_class import contradicts as path_contradicts
 from lanemark.observe.startup import contradicts
 from lanemark.records.case import parse_gpu
 from lanemark.records.errors import UsageError
 from lanemark.records.observation import Observation, value_of
 from lanemark.report.cells import Cell, plain, shown, stated
+from lanemark.report.data_ranks import class_words
 from lanemark.report.quantities import count, short_digest
 
 Agreement = Literal["same", "differs", "unknown", "unconstrained"]
@@ -101,6 +103,15 @@ def _data(data: Mapping[str, Any]) -> Asked:
     )
 
 
+def _path(data: Mapping[str, Any]) -> tuple[Asked, ...]:
+    """The data path's class, where the run was said to have one."""
+    wanted, seen = data["requested"].get("path_class"), value_of(data["path_class"])
+    if wanted is None:
+        return ()
+    verdict: Agreement = "unknown" if seen is None else "differs" if path_contradicts(wanted, seen) else "same"
+    return (Asked("data path", stated(class_words(wanted)), shown(data["path_class"], class_words), verdict),)
+
+
 def _devices(hardware: Mapping[str, Any]) -> tuple[Asked, ...]:
     """The class, and one device a rank. Ranks on a CPU share the host's processor, so there the count has no line."""
     wanted, seen = hardware["requested"], hardware["observed"]
@@ -133,4 +144,5 @@ def asked_rows(predicate: Mapping[str, Any]) -> tuple[Asked, ...]:
         _word("compile", compiled["requested"], compiled["observed"]["posture"]),
         _startup(predicate),
         _data(predicate["data"]),
+        *_path(predicate["data"]),
     )

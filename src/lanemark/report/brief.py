@@ -13,6 +13,7 @@ from typing import Any, Final
 from lanemark.records.observation import value_of
 from lanemark.report.cells import Cell, CellStatus, Group, Row, group, plain, row, stated_row
 from lanemark.report.columns import HARD_SPACE
+from lanemark.report.data_ranks import more_rows
 from lanemark.report.first_step import slowest
 from lanemark.report.headline import Receipt
 from lanemark.report.quantities import count, duration, percent, plural, scaled, short_digest, size
@@ -82,7 +83,20 @@ def _data(data: Mapping[str, Any]) -> Group:
         row("class", data["path_class"], path_words),
         row("dataset", data["dataset_digest"], dataset),
         row("tokens", data["tokens_consumed"], lambda value: f"{count(value)} consumed"),
+        *_rank_rows(data),
     )
+
+
+def _rank_rows(data: Mapping[str, Any]) -> tuple[Row, ...]:
+    """The page cache, over all ranks, and the stalls; nothing for a record that has neither."""
+    rows = list(more_rows(data))
+    before = [value for each in data.get("ranks") or () if (value := value_of(each["resident_before"])) is not None]
+    after = [value for each in data.get("ranks") or () if (value := value_of(each["resident_after"])) is not None]
+    if before and after and all(value["bytes"] for value in (*before, *after)):
+        least = [min(value["resident_bytes"] / value["bytes"] for value in side) for side in (before, after)]
+        text = f"{percent(least[0])} of the shards before, {percent(least[1])} after"
+        rows.append(Row("page cache", Cell(f"at least {text}", "observed", "the ranks' looks at their files")))
+    return tuple(rows)
 
 
 def _step_line(step: Mapping[str, Any]) -> str:

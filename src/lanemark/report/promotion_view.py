@@ -49,7 +49,7 @@ def headline(predicate: Doc) -> Headline:
     if not receipt.quotable:
         return Headline(subject, f"no verdict ({_words(part['state'])})", receipt.reason, receipt)
     figure = "ready" if part["promotion_ready"] and part["state"] == "ready" else _words(part["state"])
-    return Headline(subject, figure, f"— {visible(part['state_reason'])}", receipt)
+    return Headline(subject, figure, f"because: {visible(part['state_reason'])}", receipt)
 
 
 def _words(value: str) -> str:
@@ -174,7 +174,7 @@ def _parity(parity: Sequence[Doc]) -> TableView:
             Cell(_words(case["verdict"]), "observed" if case["verdict"] == "pass" else "withheld"),
             Cell(_error(case), "observed"), Cell(f"{case['dense_fro']:.1e}", "observed"),
             Cell(f"{case['row']:.1e} of {case['row_limit']:.1e}", "observed"),
-            shown(case["lse_max_error"], lambda value: f"{value:.1e}"),
+            _lse(case["lse_max_error"]),
             Cell(f"{case['repeats']} runs, {'equal bits' if case['bitwise_equal'] else 'DIFFERENT bits'}", "observed"),
             Cell(count(case["seed"]).replace(",", ""), "observed"),
         )
@@ -182,6 +182,13 @@ def _parity(parity: Sequence[Doc]) -> TableView:
     )  # fmt: skip
     columns = ("case", "direction", "verdict", "error", "dense path's", "worst row", "log-sum-exp", "repeats", "seed")
     return TableView("Parity with float64", columns, rows)
+
+
+def _lse(error: Doc) -> Cell:
+    """The log-sum-exp's error; one word where none is returned, since a reason in every line would hide the numbers."""
+    return (
+        Cell("none", "absent", plain(error["source"])) if error["status"] == "absent" else shown(error, "{:.1e}".format)
+    )
 
 
 def _mutants(parity: Sequence[Doc]) -> TableView:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lanemark.records.observation import value_of
 from lanemark.report.cells import Cell, Group, Row, group, listed, plain, row, shown, stated_row
+from lanemark.report.data_ranks import more_rows
 from lanemark.report.headline import Receipt
 from lanemark.report.quantities import (
     count,
@@ -203,6 +204,7 @@ def data_path(data: Mapping[str, Any]) -> Group:
         row("manifest verified", data["manifest_verified"], yes_no),
         row("tokens consumed", data["tokens_consumed"], count),
         row("token parity", data["token_parity"], yes_no),
+        *more_rows(data),
     )
 
 

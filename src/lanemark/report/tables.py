@@ -196,12 +196,12 @@ def paths(paths: Sequence[Mapping[str, Any]]) -> TableView:
     """One line a data file and rank."""
     return TableView(
         "Data files as the ranks had them open",
-        ("rank", "file", "path class", "file system", "mounted at", "from", "why this class"),
+        ("rank", "file", "path class", "file system", "mounted at", "from", "device", "why this class"),
         tuple(
             (
                 _text(path["rank"]), _text(path["name"]), _text(path["path_class"].replace("_", " ")),
                 _text(path["filesystem"]), _text(path["mount_point"]), _text(path["mount_source"]),
-                _text(path["reason"]),
+                _text(path.get("device", "not kept")), _text(path["reason"]),
             )
             for path in paths
         ),

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lanemark.records.errors import RecordError
 from lanemark.records.observation import value_of
-from lanemark.report import tables
+from lanemark.report import data_ranks, tables
 from lanemark.report.asked import Asked, asked_rows
 from lanemark.report.brief import brief, brief_startup, origin
 from lanemark.report.cells import Group
@@ -59,6 +59,7 @@ class RecordView:
         layers: layers of the compile cache's seed; caches: what each rank used of the cache.
         ranks: what each rank reported and how it ended.
         provenance: groups of rows on what ran and where.
+        path_ranks: each rank's data path with its evidence; stalls: the steps that waited for it.
         packages, settings, variables, shards, paths, evidence, transitions: tables.
         results: the lane's own tables; none in the training lane, whose figures say it all.
     """
@@ -93,6 +94,8 @@ class RecordView:
     variables: TableView
     shards: TableView
     paths: TableView
+    path_ranks: TableView
+    stalls: TableView
     evidence: TableView
     transitions: TableView
     results: tuple[TableView, ...] = ()
@@ -174,6 +177,8 @@ def _common(record_id: str, predicate: Mapping[str, Any]) -> dict[str, Any]:
         "variables": tables.variables(predicate["environment"]["variables"]),
         "shards": tables.shards(predicate["data"]["shards"]),
         "paths": tables.paths(predicate["data"]["paths"]),
+        "path_ranks": data_ranks.by_rank(predicate["data"]),
+        "stalls": data_ranks.stalls(predicate["data"]),
         "evidence": tables.evidence(predicate["evidence"]),
         "transitions": tables.transitions(predicate["transitions"]),
     }

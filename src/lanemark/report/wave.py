@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lanemark.lanes.wave import parity_mark, rung_marks
+from lanemark.lanes.wave import parity_mark, rung_marks, summary
 from lanemark.records.terms import RUNGS
 from lanemark.report.columns import cut, pad, to_ascii
 from lanemark.report.page import Page
@@ -96,7 +96,7 @@ def wave_view(manifest: Mapping[str, Any], digest: str, contradicted: Sequence[s
         names = tuple(dict.fromkeys(case["name"] for row in some for case in row["parity"]))
         if names:
             matrices.append(CaseMatrix(title, tuple(map(visible, names)), tuple(_row(row, names) for row in some)))
-    found = manifest["summary"]
+    found = summary(records)  # made again, so that a summary cannot say more than its rows
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in found["states"].items())
     states += "" if manifest["whole"] else "; the wave was ended early"
     claim = f"{found['ready']} of {plural(found['records'], 'record')} ready"
@@ -105,7 +105,7 @@ def wave_view(manifest: Mapping[str, Any], digest: str, contradicted: Sequence[s
         created_at=visible(manifest["created_at"]),
         digest=visible(digest),
         rows=tuple(_row(row, ()) for row in records), matrices=tuple(matrices),
-        left_out=_left_out(manifest.get("left_out", ())), contradicted=tuple(map(visible, contradicted)),
+        left_out=_left_out(manifest["left_out"]), contradicted=tuple(map(visible, contradicted)),
     )  # fmt: skip
 
 

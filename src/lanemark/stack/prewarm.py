@@ -40,6 +40,7 @@ from lanemark.measure.beacon import Beacon
 from lanemark.measure.compiling import watch_compilations
 from lanemark.records.case import Case
 from lanemark.stack import parallel
+from lanemark.stack.loader import split
 from lanemark.stack.model import Decoder
 
 #: What the beacon says while a rank waits for those that still compile. Seen from outside it is no hang.
@@ -120,8 +121,7 @@ def _through_block(block: nn.Module, case: Case, recipe: Preset, dtype: torch.dt
 
 def _tokens(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
     """Inputs and targets laid out as the loaders lay them out: views of one buffer, a token apart."""
-    rows = torch.zeros(case.micro_batch, case.sequence + 1, dtype=torch.int64)
-    return rows[:, :-1].to(device), rows[:, 1:].to(device)
+    return split(torch.zeros(case.micro_batch, case.sequence + 1, dtype=torch.int64).to(device))
 
 
 @torch.no_grad()

@@ -47,6 +47,7 @@ def validate(session: RankSession) -> None:
         raise ValueError("the case has no question of the promotion lane")
     beacon.enter("import")
     from lanemark.lanes.promotion_matrix import problem_of
+    from lanemark.measure.cache_use import cache_use
     from lanemark.measure.compiling import watch_compilations
     from lanemark.measure.peaks import memory_peaks
     from lanemark.stack.sparse.bench import selectors
@@ -68,7 +69,8 @@ def validate(session: RankSession) -> None:
     facts["compile_observed"] = posture(session).to_json()
     session.write_observed(facts)
     session.write_result(result)
-    session.write_end({"rank": session.rank, "completed_at": stamp(), "memory": memory_peaks()})
+    used = cache_use(os.environ, compiled=session.case.compile != "eager")
+    session.write_end({"rank": session.rank, "completed_at": stamp(), "memory": memory_peaks(), "compile_cache": used})
 
 
 def climb(
@@ -109,11 +111,15 @@ def climb(
     prove(session, "imported", result)
     if kernel is None or not applies.applies:
         return
-    # What it prints belongs to its logs; what it returns is all that counts.
-    seen = examine(
-        kernel, problems, dtype, asked.direction, device=device, reached=lambda step: beacon.enter("window", step)
-    )
-    result.update(seen)
+
+    def reached(step: str) -> None:
+        beacon.enter("window", step)
+        session.write_result(result)  # a run that is ended half-way leaves what it saw
+        for rung in ("executed", "dispatch_confirmed"):
+            if not session.paths.proof(rung).exists():
+                prove(session, rung, result)
+
+    examine(kernel, problems, dtype, asked.direction, device=device, reached=reached, into=result)
     for rung in ("executed", "dispatch_confirmed"):
         prove(session, rung, result)
     for rung, direction in (("fwd_parity", "forward"), ("bwd_parity", "backward")):

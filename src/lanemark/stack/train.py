@@ -5,8 +5,9 @@ The beacon says where it is at every moment: import → init_process_group → p
 then meet, and only then form a process group: however long compiling takes, no collective waits for it.
 
 The measured window is opened and closed after the device was synchronised and all ranks have met; inside it the loop
-takes a batch, runs one step and stamps it, and nothing else, and a graph that would have to be compiled again is an
-error. Losses stay on the device until the window is closed. Evaluation and checkpoints do not exist here.
+takes a batch that a thread made ready meanwhile, runs one step and stamps it, and nothing else, and a graph that would
+have to be compiled again is an error. Losses stay on the device until the window is closed. Evaluation and checkpoints
+do not exist here.
 
 The rank leaves `observed.json` before its first step and `end.json` as its last act: a rank without the latter did not
 end cleanly, whatever its exit status says. What it raises becomes `error.json` (see `lanemark.measure.session`).
@@ -19,8 +20,8 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lanemark.lanes.presets import preset as find_preset
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lanemark.lanes.presets import Preset
     from lanemark.measure.device import DeviceClock
     from lanemark.measure.recorder import StepRecorder
+    from lanemark.observe.hot_path import HotPath
     from lanemark.stack.loader import Loader
     from lanemark.stack.step import Batch, TrainStep
 
@@ -89,15 +91,20 @@ def train(session: RankSession, facts: dict[str, Any]) -> None:
     )
 
     beacon.enter("load")
-    loader, data_files = open_loader(session, recipe.vocab)
+    loader, hot_path = open_loader(session, recipe.vocab)
     facts |= rank_facts(device, module, parameters, rank=session.rank, world_size=session.world_size)
     made_up = isinstance(loader, SyntheticLoader)
     source = observed("synthetic" if made_up else "shards", "type of the loader in use").to_json()
-    facts |= {**hooks, "data_files": data_files, "token_source": source, "prewarm": prewarmed}
+    facts |= {**hooks, **hot_path.opened(), "token_source": source, "prewarm": prewarmed}
     session.write_observed(facts)
 
-    consumed = measured_loop(session, step, loader, device, lambda: report_cache_use(session, facts))
-    end = end_marker(session, consumed, device)
+    def warmed_up() -> None:
+        report_cache_use(session, facts)
+        hot_path.window_opens()
+
+    consumed = measured_loop(session, step, loader, device, warmed_up)
+    watched = hot_path.window_closed()
+    end = {**end_marker(session, consumed, device), "data_path": watched}
     # Only after success: on the way out of a failure it could wait for ranks that are gone, and hide the failure.
     dist.destroy_process_group()
     session.write_end(end)
@@ -134,40 +141,48 @@ def meet(session: RankSession, recipe: Preset, device: torch.device) -> dict[str
     return prewarmed
 
 
-def open_loader(session: RankSession, vocab: int) -> tuple[Loader, list[dict[str, Any]]]:
-    """This rank's token source, and through which mounts its files are open (empty for made-up tokens).
+def open_loader(session: RankSession, vocab: int) -> tuple[Loader, HotPath]:
+    """This rank's token source, and the watch over the files it has open (over none, for made-up tokens).
 
     Which of the two it is follows from the case; a case of shards without a data directory is refused, never replaced.
     """
-    from lanemark.observe.data_path import classify_self
-    from lanemark.observe.shards import open_shards
+    from lanemark.observe.hot_path import HotPath
+    from lanemark.observe.packed import PackedSet, open_tokens
     from lanemark.records.errors import DataError
     from lanemark.stack.loader import ShardLoader, SyntheticLoader
 
     case = session.case
     if case.data.kind == "synthetic":
-        return SyntheticLoader(
-            vocab=vocab, sequence=case.sequence, micro_batch=case.micro_batch, rank=session.rank,
-            world_size=session.world_size, seed=case.seed,
-        ), []  # fmt: skip
+        made_up = SyntheticLoader(vocab=vocab, rank=session.rank, world_size=session.world_size, seed=case.seed)
+        return made_up, HotPath([], scratch=session.paths.root)
     if session.data_dir is None:
         raise DataError(
             "data-missing", "the case asks for shards and no data directory was given", "name it with --data"
         )
-    shards = open_shards(session.data_dir)
-    loader = ShardLoader(
-        shards, vocab=vocab, sequence=case.sequence, micro_batch=case.micro_batch, grad_accum=case.grad_accum,
-        rank=session.rank, world_size=session.world_size, seed=case.seed,
-    )  # fmt: skip
-    return loader, classify_self([shard.path for shard in shards.shards])
+    shards = open_tokens(session.data_dir)
+    watch = HotPath([shard.path for shard in shards.shards], scratch=session.paths.root)
+    asked = {
+        "vocab": vocab, "sequence": case.sequence, "micro_batch": case.micro_batch, "grad_accum": case.grad_accum,
+        "rank": session.rank, "world_size": session.world_size, "seed": case.seed,
+    }  # fmt: skip
+    if isinstance(shards, PackedSet):
+        from lanemark.stack.packed import PackedLoader
+
+        return PackedLoader(shards, **asked), watch
+    return ShardLoader(shards, **asked), watch
 
 
 @dataclass
 class Consumed:
-    """What the loop took in: each step's loss, still on the device, and its tokens; warm-up included."""
+    """What the loop took in: each step's loss, still on the device, and its tokens; warm-up included.
+
+    `windows` are those of each step's batches, as the loader named them, and `sequences` how many an epoch has.
+    """
 
     losses: list[Tensor]
     tokens: list[int]
+    windows: list[Sequence[int]] = field(default_factory=list)
+    sequences: int = 0
 
 
 def measured_loop(
@@ -187,35 +202,29 @@ def measured_loop(
     import torch.distributed as dist
 
     from lanemark.measure.device import device_clock
+    from lanemark.stack.prefetch import Prefetch
 
     case, recorder = session.case, session.recorder(stamps_data=True)
-    on_gpu = device.type == "cuda"
-
-    def take(step_index: int) -> list[tuple[Tensor, Tensor]]:
-        batches = []
-        for forward in range(case.grad_accum):
-            inputs, targets = loader.batch(step_index * case.grad_accum + forward)
-            if on_gpu:
-                inputs = inputs.pin_memory().to(device, non_blocking=True)
-                targets = targets.pin_memory().to(device, non_blocking=True)
-            batches.append((inputs, targets))
-        return batches
-
+    ahead = Prefetch(
+        loader, steps=case.steps, grad_accum=case.grad_accum, micro_batch=case.micro_batch, sequence=case.sequence,
+        device=device,
+    )  # fmt: skip
     # Objects made so far live to the end: keeping the collector from walking them makes its pauses short ones.
     gc.collect()
     gc.freeze()
-    consumed = Consumed([], [])
+    consumed = Consumed([], [], ahead.windows, loader.num_sequences)
     clocks = [device_clock(device.type), device_clock(device.type)]  # one for the warm-up, one for the window
     recorder.begin()
-    for clock, steps in zip(clocks, (range(case.warmup), range(case.warmup, case.steps)), strict=True):
-        if steps.start == case.warmup:
-            clock.synchronize()
-            warmed_up()
-            if case.compile != "eager":
-                torch.compiler.set_stance("fail_on_recompile")
-            dist.barrier()
-            recorder.open_window()
-        run_steps(steps, consumed, take=take, step=step, recorder=recorder, clock=clock)
+    with ahead:
+        for clock, steps in zip(clocks, (range(case.warmup), range(case.warmup, case.steps)), strict=True):
+            if steps.start == case.warmup:
+                clock.synchronize()
+                warmed_up()
+                if case.compile != "eager":
+                    torch.compiler.set_stance("fail_on_recompile")
+                dist.barrier()
+                recorder.open_window()
+            run_steps(steps, consumed, take=ahead.take, step=step, recorder=recorder, clock=clock)
     clocks[1].synchronize()
     dist.barrier()
     recorder.close_window()
@@ -246,10 +255,11 @@ def run_steps(
 
 
 def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -> dict[str, Any]:
-    """`end.json`: losses averaged over the ranks, tokens this rank consumed, memory peaks, compilations."""
+    """`end.json`: losses averaged over the ranks, tokens and windows this rank consumed, memory peaks, compilations."""
     import torch
     import torch.distributed as dist
 
+    from lanemark.lanes.windows import sum_of
     from lanemark.measure.cache_use import cache_use
     from lanemark.measure.peaks import memory_peaks
 
@@ -264,10 +274,13 @@ def end_marker(session: RankSession, consumed: Consumed, device: torch.device) -
             return observed(values[index], source).to_json()
         return unavailable(source, f"the loss of step {index % len(values)} is not a finite number").to_json()
 
+    measured = [window for step in consumed.windows[session.case.warmup :] for window in step]
+    windows = {"windows": {"count": len(measured), "sum": sum_of(measured), "sequences": consumed.sequences}}
     return {
         "rank": session.rank,
         "losses": {"first": loss(0), "last": loss(-1), "finite": observed(finite, f"{source}, every step").to_json()},
         "tokens": sum(consumed.tokens[session.case.warmup :]),
+        **(windows if consumed.sequences else {}),
         "tokens_warmup": sum(consumed.tokens[: session.case.warmup]),
         "memory": memory_peaks(),
         "compilations": session.beacon.compilations,

@@ -19,7 +19,7 @@ def text_bad() -> dict[str, tuple[bytes, Doc]]:
     rate = str(base()["predicate"]["training"]["tokens_per_s"]["value"]).encode()
     syntax = {"step": "syntax", "slug": "record-malformed"}
     return {
-        "empty": (b"", {"step": "size", "slug": "record-malformed"}),
+        "empty": (b"", {**syntax, "says": "empty"}),
         "truncated": (data[: len(data) // 2], {**syntax, "says": "not JSON"}),
         "duplicate_key": (data.replace(b'"attempt":1,', b'"attempt":1,"attempt":2,', 1), {**syntax, "says": "twice"}),
         "nan": (data.replace(rate, b"NaN", 1), {**syntax, "says": "NaN is not JSON"}),
@@ -37,9 +37,9 @@ def text_bad() -> dict[str, tuple[bytes, Doc]]:
 
 def shape_bad() -> dict[str, tuple[Doc, Doc]]:
     """Statements of the wrong version or shape."""
-    version = {"step": "version", "slug": "record-malformed"}
+    version = {"step": "version", "slug": "record-foreign"}
     newer = {"step": "version", "slug": "record-too-new"}
-    schema = {"step": "schema", "slug": "record-malformed"}
+    schema = {"step": "schema", "slug": "record-unfit"}
     path = "predicate.training.tokens_per_s"
     return {
         "newer_major": (with_value("predicate.record_version", "2.0"), {**newer, "says": "version 2.0"}),
@@ -82,7 +82,7 @@ def shape_bad() -> dict[str, tuple[Doc, Doc]]:
 
 def lane_bad() -> dict[str, tuple[Doc, Doc]]:
     """Statements of the other two lanes that have not the shape of their lane, and lanes posing as one another."""
-    schema = {"step": "schema", "slug": "record-malformed"}
+    schema = {"step": "schema", "slug": "record-unfit"}
     sparse, promotion = (
         statement_of(good_sparse()["sparse_rerouted_detached"]),
         statement_of(good_promotion()["promotion_ready_fa4"]),

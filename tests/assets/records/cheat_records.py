@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 from changing import cheat_of, leave_out, put
+from good_paths import good_paths
 from good_promotion import good_promotion, ladder
 from good_records import (
     EVIDENCE,
@@ -187,6 +188,31 @@ def training_cheats() -> dict[str, tuple[bytes, str]]:
     }  # fmt: skip
 
 
+def path_cheats() -> dict[str, tuple[bytes, str]]:
+    records = good_paths()
+    mounted, cached = records["data_object_mount"], records["data_page_cache"]
+
+    def cheat(rule: str, *pairs: tuple[str, Any], of: Doc = mounted) -> tuple[bytes, str]:
+        return cheat_of(put(*pairs), of), rule
+
+    twice = cached["data"]["ranks"][0]["windows"]
+    return {
+        "data_mount_called_disk": cheat("class-is-the-ranks", ("data.path_class.value", "local_disk")),
+        "data_one_rank_on_a_mount": cheat(
+            "class-is-the-ranks", ("data.ranks.1.path_class.value", "object_mount"), of=cached,
+        ),
+        "data_disk_called_cached": cheat(
+            "cached-needs-evidence", ("data.ranks.0.resident_before.value.resident_bytes", 1024),
+            ("data.ranks.0.io.value.read_bytes", 1_048_576), of=cached,
+        ),
+        "data_both_ranks_read_the_same": cheat("windows-add-up", ("data.ranks.1.windows", twice), of=cached),
+        "data_other_windows_called_ours": cheat(
+            "windows-add-up", ("data.windows.value.expected.sum", "0123456789abcdef"), of=cached,
+        ),
+        "data_unsaid_contradiction": cheat("class-contradiction-is-said", ("findings", mounted["findings"][:1])),
+    }  # fmt: skip
+
+
 def sparse_cheats() -> dict[str, tuple[bytes, str]]:
     records = good_sparse()
     start, unseen, h100 = (
@@ -343,7 +369,7 @@ def figure_cheats() -> dict[str, bytes]:
 def cheats() -> dict[str, tuple[bytes, Doc]]:
     """name: (bytes, expectation)"""
     broken = {"step": "rules", "slug": "lane-rule-broken"}
-    by_rule = {**training_cheats(), **sparse_cheats(), **promotion_cheats()}
+    by_rule = {**training_cheats(), **path_cheats(), **sparse_cheats(), **promotion_cheats()}
     files = {name: (data, {**broken, "rule": rule}) for name, (data, rule) in by_rule.items()}
     other = {"step": "evidence", "slug": "evidence-mismatch"}
     files |= {name: (data, dict(other)) for name, data in evidence_cheats().items()}

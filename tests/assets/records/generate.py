@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bad_records import bad
 from cheat_records import FORGED, cheats
+from good_paths import good_paths
 from good_promotion import PROOFS, good_promotion
 from good_records import EVIDENCE, KEPT, Doc, good, sealed
 from good_sparse import good_sparse
@@ -31,7 +32,7 @@ def build() -> dict[str, bytes]:
     files |= {f"evidence/{name}": data for name, data in FORGED.items()}
     files |= {f"evidence/proofs/{name}.json": data for name, data in PROOFS.items()}
     expected: Doc = {"good": {}, "bad": {}, "cheat": {}}
-    for name, predicate in {**good(), **good_sparse(), **good_promotion()}.items():
+    for name, predicate in {**good(), **good_paths(), **good_sparse(), **good_promotion()}.items():
         record = sealed(predicate)
         files[f"good/{name}.json"] = record.data
         expected["good"][name] = {"id": record.id, "state": predicate["outcome"]["state"]}

@@ -4,9 +4,11 @@ The ranks are the command given. Prints the run id. LEAVE_HOW says how to go: by
 not at all (it waits until it is ended, as a shell does that stays open).
 """
 
+import fcntl
 import os
 import signal
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from lanemark.launch.surface import Placement
 from lanemark.records.attempt import Home
 from lanemark.records.case import Case, DataAsked
 
+if os.isatty(0):
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # ours from now on: when it closes, the kernel hangs up on us
 home = Home(Path(os.fsdecode(sys.argv[1])))
 case = Case(
     lane="training", preset="dense-nano", nproc=1, mode="single", compile="eager", dtype="fp32", steps=6, warmup=1,

@@ -15,7 +15,7 @@ from lanemark.lanes.presets import preset
 from lanemark.measure.cache_use import lookups
 from lanemark.records.case import Case, DataAsked
 from lanemark.stack import parallel
-from lanemark.stack.loader import SyntheticLoader
+from lanemark.stack.loader import SyntheticLoader, batch
 from lanemark.stack.prewarm import compile_ahead
 from lanemark.stack.step import make_step
 
@@ -43,6 +43,6 @@ module = parallel.distribute(
 step = make_step(
     module, parallel.make_optimizer(module, recipe, cpu), autocast=parallel.autocasts(case.mode, case.dtype), device=cpu
 )
-step([SyntheticLoader(vocab=recipe.vocab, sequence=case.sequence, micro_batch=case.micro_batch).batch(0)])
+step([batch(SyntheticLoader(vocab=recipe.vocab), 0, case.micro_batch, case.sequence)])
 print(json.dumps({"ahead": ahead, "after": lookups(), "same_random_state": same}))
 dist.destroy_process_group()

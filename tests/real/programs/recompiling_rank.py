@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from lanemark.stack import loader
+from lanemark.stack.prefetch import Prefetch
 from lanemark.stack.train import main
 
-_batch = loader.SyntheticLoader.batch
+_take = Prefetch.take
 
 
-def narrowing(self: Any, forward_index: int) -> Any:
-    inputs, targets = _batch(self, forward_index)
-    return (inputs[:1], targets[:1]) if forward_index == 3 else (inputs, targets)
+def narrowing(self: Any, step_index: int) -> Any:
+    batches = _take(self, step_index)
+    return [(inputs[:1], targets[:1]) for inputs, targets in batches] if step_index == 3 else batches
 
 
-loader.SyntheticLoader.batch = narrowing  # type: ignore[method-assign]
+Prefetch.take = narrowing  # type: ignore[method-assign]
 sys.exit(main())

@@ -375,3 +375,13 @@ def test_a_case_that_is_not_the_one_that_was_planned_is_not_taken_from_a_manifes
     done = room.collect(paths)
     assert (done.outcome, done.slug) == ("problem", "attempt-unreadable")
     assert not paths.case.exists()
+
+
+def test_a_directory_with_another_runs_manifest_is_refused(room: Room) -> None:
+    paths, other = room.leave(), room.leave()
+    room.finish(paths)
+    shutil.copy(other.manifest, paths.manifest)
+    before = paths.manifest.read_bytes()
+    done = room.collect(paths)
+    assert (done.run_id, done.outcome, done.slug) == (paths.run_id, "problem", "attempt-unreadable")
+    assert paths.manifest.read_bytes() == before

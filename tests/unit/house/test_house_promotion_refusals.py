@@ -38,7 +38,8 @@ def slug_of(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> st
         ("value-invalid", ["--steps", "9"]),
         ("value-invalid", ["--backends", "gather"]),
         ("nproc-invalid", ["--nproc", "2"]),
-        ("surface-unavailable", ["--surface", "modal"]),
+        ("surface-unavailable", ["--surface", "moon"]),
+        ("modal-image-unpinned", ["--surface", "modal"]),
         ("value-invalid", ["--", "python", "train.py"]),
         ("wave-invalid", ["--preset", "missing.json"]),
     ],
@@ -82,8 +83,10 @@ def test_one_run_is_left_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wave_that_is_not_there(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert slug_of(capsys, "promotion", "wave", code=1) == "wave-missing"
     assert slug_of(capsys, "promotion", "wave", "first", code=1) == "wave-missing"
-    (home / "broken.json").write_text("{}", encoding="utf-8")
-    assert slug_of(capsys, "promotion", "wave", str(home / "broken.json"), code=1) == "wave-missing"
+    whole = {"format": 1, "wave": "w", "preset": "p", "created_at": "x", "whole": True, "records": [], "left_out": []}
+    for broken in ({}, [], {**whole, "format": 2}, {**whole, "records": [{}]}, {**whole, "left_out": [{}]}):
+        (home / "broken.json").write_text(json.dumps(broken), encoding="utf-8")
+        assert slug_of(capsys, "promotion", "wave", str(home / "broken.json"), code=1) == "wave-missing"
     assert slug_of(capsys, "promotion", "everything") == "arguments-invalid"
 
 

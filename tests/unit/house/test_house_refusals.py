@@ -71,6 +71,7 @@ USAGE = {
         ["plan", "training", "--stall-timeout", "nan"],
         ["plan", "training", "--seed", "x"],
         ["plan", "elsewhere"],
+        ["plan", "training", "--region", "us-east"],
     ],
 }
 

@@ -131,12 +131,12 @@ def test_setup_does_nothing_when_its_stamp_is_true_and_something_when_it_is_not(
 def test_system_says_what_will_skip_and_succeeds_without_apt(shell: Path) -> None:
     done = run(ROOT / "scripts" / "system", shell)
     assert done.returncode == 0
-    for package in ("chromium", "g++", "git", "zstd", "postgresql", "ceph-mon", "ceph-osd", "radosgw"):
+    for package in ("chromium", "g++", "git", "zstd", "fuse3", "postgresql", "ceph-mon", "ceph-osd", "radosgw"):
         assert f"system: {package} is missing" in done.stderr
 
 
 def test_system_is_silent_when_everything_is_there(shell: Path) -> None:
-    for name in ("chromium", "g++", "git", "zstd", "pg_ctl", "ceph-mon", "ceph-osd", "radosgw"):
+    for name in ("chromium", "g++", "git", "zstd", "fusermount3", "pg_ctl", "ceph-mon", "ceph-osd", "radosgw"):
         stub(shell, name, "exit 0\n")
     stub(shell, "apt-get", "exit 1\n")
     done = run(ROOT / "scripts" / "system", shell)

@@ -54,7 +54,20 @@ def test_only_seeding_passes_have_a_receipt_and_are_refused() -> None:
 
 @pytest.mark.parametrize("name", OPEN)
 def test_every_quotable_record_may_be_compared_with_a_replicate_of_itself(name: str) -> None:
-    assert verdict_of(name=name).word == "comparable"
+    verdict = verdict_of(name=name)
+    assert {reason.code for reason in verdict.reasons} <= {"RECORD_CAVEAT"}, "caveats of the runs themselves at most"
+    assert verdict.word == ("comparable_with_caveats" if verdict.reasons else "comparable")
+
+
+def test_the_page_cache_over_a_disk_is_that_disk_with_a_caveat() -> None:
+    cached = setting("data.path_class.value", "page_cache")
+    verdict = verdict_of(cached)
+    assert verdict.word == "comparable_with_caveats"
+    assert [(reason.code, reason.path) for reason in verdict.reasons] == [("COVARIATE_DIFFERS", "data.path_class")]
+    for other in ("ram", "object_mount", "network_volume"):
+        verdict = verdict_of(setting("data.path_class.value", other))
+        assert verdict.word == "not_comparable"
+        assert [(reason.code, reason.path) for reason in verdict.reasons] == [("KEY_MISMATCH", "data.path_class")]
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD_NAMES if not good(name).predicate["outcome"]["receipt"]])

@@ -219,5 +219,5 @@ def test_limits_worked_out_by_hand():
     assert fro_limit("forward", 2e-3) == pytest.approx(2.5e-3)
     assert fro_limit("forward", 1e-2) == 5e-3
     assert fro_limit("backward", 2e-3) == pytest.approx(4e-3)
-    assert fro_limit("backward", 1e-1) == 1e-2
+    assert fro_limit("backward", 1e-1) == 1.5e-2
     assert row_limit(4e-3) == pytest.approx(9e-3)

@@ -38,6 +38,7 @@ def changed(name, changes):
 DROP = object()
 OK, WARM, CUDA, FAILED, LOST = "eager_ddp_cpu", "fsdp2_regional_warm", "cuda_h100_8", "error_rank_killed", "lost"
 CANCELLED, SYNTHETIC = "cancelled", "synthetic"
+MOUNTED, CACHED = "data_object_mount", "data_page_cache"
 SEEDED, LIVED, SEEDING = "fsdp2_regional_seeded", "regional_long_lived", "seeding_pass"
 UNKNOWN = {"status": "unavailable", "source": "x", "reason": "could not look"}
 ABSENT = {"status": "absent", "source": "x"}
@@ -218,6 +219,21 @@ REFUSED = [
     ("minor-is-whole", OK, {"startup.clocks": DROP}),
     ("minor-is-whole", OK, {"case.collective_timeout_s": DROP}),
     ("minor-is-whole", OK, {"training.ranks.1.cache": DROP}),
+    ("class-is-the-ranks", MOUNTED, {"data.path_class": seen("local_disk")}),
+    ("class-is-the-ranks", CACHED, {"data.ranks.1.path_class": seen("object_mount")}),
+    ("class-is-the-ranks", CACHED, {"data.ranks.1.path_class": UNKNOWN}),
+    (
+        "cached-needs-evidence",
+        CACHED,
+        {"data.ranks.1.resident_after.value.resident_bytes": 9, "data.ranks.1.io.value.read_bytes": 1},
+    ),
+    ("cached-needs-evidence", CACHED, {"data.ranks.0.resident_before": UNKNOWN, "data.ranks.0.io": UNKNOWN}),
+    ("windows-add-up", CACHED, {"data.ranks.1.windows.value.sum": "0" * 16}),
+    ("windows-add-up", CACHED, {"data.ranks.1.windows": UNKNOWN}),
+    ("windows-add-up", CACHED, {"data.ranks.1": DROP}),
+    ("windows-add-up", CACHED, {"data.windows.value.expected.sum": "0" * 16}),
+    ("windows-add-up", CACHED, {"data.windows.value.expected.sum": "0" * 16, "data.windows.value.as_expected": False}),
+    ("class-contradiction-is-said", MOUNTED, {"findings": []}),
     ("no-null", OK, {"outcome.first_cause": None}),
     ("no-null", OK, {"training.samples.measured.1": None}),
     ("scrubbed-has-no-value", OK, {"environment.settings.1.value": "ib"}),
@@ -251,6 +267,11 @@ ACCEPTED = [
         },
     ),
     (OK, {"data.token_parity": UNKNOWN}),
+    (CACHED, {"data.ranks.1.path_class": seen("local_disk"), "data.path_class": seen("local_disk")}),
+    (CACHED, {"data.ranks.0.resident_before": UNKNOWN, "data.ranks.0.resident_after.value.resident_bytes": 9}),
+    (CACHED, {"data.ranks": DROP, "data.windows": UNKNOWN}),
+    (MOUNTED, {"case.data.path_class": "object_mount", "data.requested.path_class": "object_mount", "findings": []}),
+    (MOUNTED, {"data.path_class": UNKNOWN, "findings": []}),
     (OK, {"outcome.receipt": False, "training.tokens_per_s": UNKNOWN}),
     (CUDA, {"training.mfu": UNKNOWN}),
     (CUDA, {**UNPINNED, "hardware.observed.device_class": seen("H100-PCIe")}),

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from lanemark.lanes.order import batch_positions, sequence_at
 from lanemark.lanes.presets import preset
 from lanemark.lanes.record import training_predicate
 from lanemark.lanes.reports import AttemptFacts, RankReport, Span
 from lanemark.lanes.rules import broken_rules
 from lanemark.lanes.training import check_window
+from lanemark.lanes.windows import sum_of
 from lanemark.measure.samples import Samples, StepRow
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.encoding import decode, digest
@@ -225,6 +227,93 @@ def test_a_mount_is_named_and_a_silent_rank_is_no_observation() -> None:
     assert value_of(mixed["data"]["path_class"]) == "mixed"
     silent = built(rank(0), rank(1, observed={"data_files": []}))
     assert silent["data"]["path_class"]["status"] == "unavailable"
+
+
+CACHE = {"bytes": 4096, "resident_bytes": 4096, "files": 1, "files_open": 1}
+SEQUENCES = (1536 - 1) // 256
+
+
+def told(number: int, *, resident: int = 4096, fetched: int = 0, windows: Any = None) -> RankReport:
+    """A rank that tells of its data path, as the reference program does."""
+    mine = windows or {"count": 12, "sum": sum_of(windows_of(number)), "sequences": SEQUENCES}
+    cache = seen({**CACHE, "resident_bytes": resident})
+    base = rank(number, observed={"data_path": {"resident_before": cache}})
+    path = {"io": seen({"read_bytes": fetched, "rchar": 10}), "resident_after": cache, "look_s": 0.002}
+    return replace(base, end={**(base.end or {}), "windows": mine, "data_path": path})
+
+
+def windows_of(number: int) -> list[int]:
+    places = [
+        place
+        for forward in range(CASE.warmup, CASE.steps)
+        for place in batch_positions(forward, rank=number, world_size=2, micro_batch=2)
+    ]
+    return [place - place % SEQUENCES + sequence_at(place, SEQUENCES, 0) for place in places]
+
+
+def test_evidence_makes_a_local_disk_the_page_cache_or_not() -> None:
+    cached = built(told(0), told(1))["data"]
+    assert value_of(cached["path_class"]) == "page_cache"
+    assert [value_of(row["path_class"]) for row in cached["ranks"]] == ["page_cache"] * 2
+    assert value_of(cached["ranks"][0]["resident_after"])["resident_bytes"] == 4096
+    assert value_of(cached["ranks"][1]["look_s"]) == 0.002
+    one_fetched = built(told(0), told(1, resident=100, fetched=8192))["data"]
+    assert value_of(one_fetched["path_class"]) == "local_disk"
+    untold = built()["data"]
+    assert value_of(untold["path_class"]) == "local_disk"
+    assert untold["ranks"][0]["resident_before"]["status"] == "unavailable"
+    assert untold["windows"]["status"] == "unavailable"
+    assert value_of(untold["token_parity"]) is True, "what nobody looked at takes no receipt away"
+
+
+def test_ranks_that_read_the_same_windows_get_no_receipt() -> None:
+    good = built(told(0), told(1))
+    assert value_of(good["data"]["windows"])["as_expected"]
+    assert good["outcome"]["receipt"]
+    both = {"count": 12, "sum": sum_of(windows_of(0)), "sequences": SEQUENCES}
+    bad = built(told(0), told(1, windows=both))
+    assert value_of(bad["data"]["windows"])["as_expected"] is False
+    assert value_of(bad["data"]["token_parity"]) is False
+    assert not bad["outcome"]["receipt"]
+    assert "one is missing, foreign or read twice" in bad["outcome"]["receipt_reason"]
+    short = built(told(0), told(1, windows={**both, "count": 11}))
+    assert "read 23 windows of tokens where the case has 24" in short["outcome"]["receipt_reason"]
+    odd = built(told(0), told(1, windows={**both, "sequences": 4}))
+    assert "the ranks count [4, 5] sequences" in odd["data"]["windows"]["reason"]
+
+
+def test_what_was_said_of_the_path_is_held_to_what_was_seen() -> None:
+    said = replace(CASE, data=replace(CASE.data, path_class="object_mount"))
+    predicate = built(told(0), told(1), case=said)
+    assert "data_class_contradicted" in kinds(predicate)
+    assert predicate["data"]["requested"]["path_class"] == "object_mount"
+    assert value_of(predicate["data"]["path_class"]) == "page_cache", "what is said never fills what is observed"
+    disk = replace(CASE, data=replace(CASE.data, path_class="local_disk"))
+    assert "data_class_contradicted" not in kinds(built(told(0), told(1), case=disk))
+    unseen = built(rank(0, observed={"data_files": []}), rank(1, observed={"data_files": []}), case=said)
+    assert unseen["data"]["path_class"]["status"] == "unavailable"
+    assert "data_class_contradicted" not in kinds(unseen)
+    assert CASE.digest != said.digest
+    assert "path_class" not in CASE.to_json()["data"], "a case that says nothing keeps its bytes"
+    assert Case.from_json(said.to_json()) == said
+
+
+def test_stalls_are_listed_by_step_and_rank() -> None:
+    quiet = built()
+    assert value_of(quiet["data"]["stalls"]) == {"count": 0, "wait_s": 0.0, "longest": []}
+    rows = list(samples(1).rows)
+    rows[5] = rows[5]._replace(data_ready_ns=rows[5].begin_ns + STEP_NS // 2)
+    rows[1] = rows[1]._replace(data_ready_ns=rows[1].end_ns)  # of the warm-up, which is not measured
+    predicate = built(rank(0), rank(1, samples=replace(samples(1), rows=tuple(rows))))
+    stalls = value_of(predicate["data"]["stalls"])
+    assert stalls["count"] == 1
+    assert stalls["longest"] == [{"rank": 1, "step": 5, "wait_s": 0.1, "step_s": 0.2}]
+    (finding,) = [each for each in predicate["findings"] if each["kind"] == "data_wait"]
+    assert "rank 1" in finding["summary"]
+    assert finding["evidence"] == ["rank 1, step 5: waited 0.1000 s of 0.2000 s"]
+    lost = rank(1, samples=None, samples_problem="it died", end=None)
+    facts_of_loss = replace(facts(rank(0), lost, state="error"), cause=None)
+    assert training_predicate(facts_of_loss, RECIPE)["data"]["stalls"]["status"] == "unavailable"
 
 
 def test_synthetic_tokens_are_recorded_as_such() -> None:

@@ -110,7 +110,7 @@ def broken_rule() -> bytes:
         ("record-corrupt", "0" * 64 + ".json", GOOD["lost"]),
         ("record-corrupt", "record.json", GOOD["lost"]),
         ("record-malformed", None, b"{"),
-        ("record-malformed", None, b'{"_type":"x"}'),
+        ("record-foreign", None, b'{"_type":"x"}'),
         ("record-too-new", None, GOOD["lost"].replace(b'"record_version":"1.1"', b'"record_version":"2.0"')),
         ("lane-rule-broken", None, broken_rule()),
     ],
@@ -257,5 +257,5 @@ def test_the_verb_says_what_became_of_each_file(source, tmp_path, monkeypatch, c
     assert main(["import", str(bad)]) == 1
     out, err = capsys.readouterr()
     assert "refused: 1" in out
-    assert "[record-malformed]" in err
+    assert "[record-foreign]" in err
     assert main(["import", str(tmp_path / "gone")]) == 2

@@ -123,7 +123,7 @@ def test_a_damaged_record_is_never_handed_out(full):
 
 
 def test_a_whole_file_that_is_no_record_is_refused_by_the_reader(full):
-    for data, slug in ((b"{}", "record-malformed"), (b'{"predicate":{"record_version":"2.0"}}', "record-too-new")):
+    for data, slug in ((b"{}", "record-foreign"), (b'{"predicate":{"record_version":"2.0"}}', "record-too-new")):
         path = publish(full.root, data)
         with pytest.raises(RecordError) as caught:
             full.get(path.stem)

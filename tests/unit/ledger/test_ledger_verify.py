@@ -143,7 +143,15 @@ def test_a_defect_of_ours_does_not_pass_for_a_verified_record(monkeypatch):
 
 
 def test_every_slug_of_a_step_is_one_that_is_documented():
-    used = {"record-missing", "record-too-large", "record-corrupt", "record-malformed", "record-too-new"}
+    used = {
+        "record-missing",
+        "record-too-large",
+        "record-corrupt",
+        "record-malformed",
+        "record-foreign",
+        "record-unfit",
+        "record-too-new",
+    }
     assert used | {"plan-mismatch", "lane-rule-broken", "evidence-mismatch"} <= set(SLUGS)
 
 

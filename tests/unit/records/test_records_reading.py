@@ -140,7 +140,7 @@ def test_a_predicate_that_is_no_object_is_refused(predicate):
     doc["predicate"] = predicate
     with pytest.raises(RecordError) as caught:
         read_record(encode(doc))
-    assert caught.value.slug == "record-malformed"
+    assert caught.value.slug == "record-foreign"
 
 
 def test_paths_are_short_enough_for_a_line():

@@ -12,7 +12,7 @@ import torch
 from lanemark.observe.shards import Shard, ShardSet, open_shards
 from lanemark.records.errors import DataError
 from lanemark.records.shards import header
-from lanemark.stack.loader import ShardLoader, SyntheticLoader, map_tokens
+from lanemark.stack.loader import ShardLoader, SyntheticLoader, batch, map_tokens
 
 
 def shards_of(directory: Path, *counts: int, first: int = 0) -> ShardSet:
@@ -27,7 +27,7 @@ def shards_of(directory: Path, *counts: int, first: int = 0) -> ShardSet:
 
 def test_targets_are_the_inputs_shifted_by_one(tmp_path: Path):
     loader = ShardLoader(shards_of(tmp_path, 200), vocab=256, sequence=16, micro_batch=3)
-    inputs, targets = loader.batch(0)
+    inputs, targets = batch(loader, 0, 3, 16)
     assert inputs.shape == targets.shape == (3, 16)
     assert inputs.dtype == torch.int64
     assert torch.equal(targets, inputs + 1)
@@ -49,13 +49,13 @@ def test_an_epoch_visits_every_sequence_once_over_all_ranks(tmp_path: Path):
     loaders = [
         ShardLoader(shards, vocab=256, sequence=16, micro_batch=2, rank=rank, world_size=3, seed=5) for rank in range(3)
     ]
-    taken = [number for forward, loader in itertools.product(range(2), loaders) for number in loader.numbers(forward)]
+    taken = [number for forward, loader in itertools.product(range(2), loaders) for number in loader.windows(forward)]
     assert sorted(taken) == list(range(12))
     again = [
-        number for forward, loader in itertools.product(range(2, 4), loaders) for number in loader.numbers(forward)
+        number for forward, loader in itertools.product(range(2, 4), loaders) for number in loader.windows(forward)
     ]
-    assert sorted(again) == list(range(12))
-    assert again != taken
+    assert sorted(again) == list(range(12, 24)), "the second epoch's windows have numbers of their own"
+    assert [window % 12 for window in again] != taken
 
 
 def test_a_step_takes_the_same_sequences_however_its_batch_is_split(tmp_path: Path):
@@ -74,7 +74,7 @@ def test_a_step_takes_the_same_sequences_however_its_batch_is_split(tmp_path: Pa
                 grad_accum=grad_accum,
                 rank=rank,
                 world_size=world_size,
-            ).numbers(forward)
+            ).windows(forward)
         )
 
     assert taken(1, 8, 1) == taken(2, 4, 1) == taken(4, 1, 2) == taken(1, 2, 4)
@@ -83,11 +83,11 @@ def test_a_step_takes_the_same_sequences_however_its_batch_is_split(tmp_path: Pa
 def test_the_same_seed_gives_the_same_batches_and_another_does_not(tmp_path: Path):
     shards = shards_of(tmp_path, 2000)
 
-    def batch(seed: int) -> torch.Tensor:
-        return ShardLoader(shards, vocab=2000, sequence=16, micro_batch=8, seed=seed).batch(3)[0]
+    def third(seed: int) -> torch.Tensor:
+        return batch(ShardLoader(shards, vocab=2000, sequence=16, micro_batch=8, seed=seed), 3, 8, 16)[0]
 
-    assert torch.equal(batch(1), batch(1))
-    assert not torch.equal(batch(1), batch(2))
+    assert torch.equal(third(1), third(1))
+    assert not torch.equal(third(1), third(2))
 
 
 def test_too_little_data_for_all_ranks_is_refused(tmp_path: Path):
@@ -108,13 +108,13 @@ def test_an_id_that_the_sample_missed_is_refused_in_its_batch(tmp_path: Path, mo
     monkeypatch.setattr("lanemark.stack.loader.SAMPLED_TOKENS", 2)
     loader = ShardLoader(shards_of(tmp_path, 200), vocab=150, sequence=16, micro_batch=12)
     with pytest.raises(DataError) as caught:
-        loader.batch(0)
+        batch(loader, 0, 12, 16)
     assert caught.value.slug == "vocab-mismatch"
 
 
 def test_the_largest_id_of_16_bits_is_read_unsigned(tmp_path: Path):
     loader = ShardLoader(shards_of(tmp_path, 17, first=65_519), vocab=65_536, sequence=16, micro_batch=1)
-    assert int(loader.batch(0)[1].max()) == 65_535
+    assert int(batch(loader, 0, 1, 16)[1].max()) == 65_535
 
 
 def test_a_shard_that_shrank_since_it_was_checked_is_refused(tmp_path: Path):
@@ -133,13 +133,13 @@ def test_mapping_writes_nothing_to_the_shard(tmp_path: Path):
 
 
 def test_synthetic_batches_say_what_they_are_and_are_the_same_every_time():
-    def batch(forward: int, **where: int) -> torch.Tensor:
-        return SyntheticLoader(vocab=100, sequence=16, micro_batch=3, **where).batch(forward)[0]
+    def drawn(forward: int, **where: int) -> torch.Tensor:
+        return batch(SyntheticLoader(vocab=100, **where), forward, 3, 16)[0]
 
-    assert SyntheticLoader(vocab=100, sequence=16, micro_batch=3).kind == "synthetic"
+    assert SyntheticLoader(vocab=100).kind == "synthetic"
     assert ShardLoader.kind == "shards"
-    assert batch(0).shape == (3, 16)
-    assert int(batch(0).max()) < 100
-    assert torch.equal(batch(4), batch(4))
-    different = [batch(0), batch(1), batch(0, rank=2, world_size=3), batch(0, seed=1)]
+    assert drawn(0).shape == (3, 16)
+    assert int(drawn(0).max()) < 100
+    assert torch.equal(drawn(4), drawn(4))
+    different = [drawn(0), drawn(1), drawn(0, rank=2, world_size=3), drawn(0, seed=1)]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(different, 2))

@@ -39,6 +39,7 @@ def examine(
     known: Mapping[str, Claims] = DENSE_CANDIDATES,
     repeats: dict[str, int] | None = None,
     reached: Callable[[str], None] = lambda _: None,
+    into: Doc | None = None,
 ) -> Doc:
     """Run a candidate: execution, dispatch, canary, parity, a short training. Every seed is fresh and in the document.
 
@@ -51,9 +52,11 @@ def examine(
         known: other candidates whose names are recognised.
         repeats: runs on equal inputs; the lane's unless a test wants fewer.
         reached: told each step's name as it begins.
+        into: the document to fill, so that a run which ends half-way has what it saw.
     """
     backward = direction == "backward"
-    out: Doc = {"direction": direction, "dtype": dtype, "cases": []}
+    out: Doc = {} if into is None else into
+    out |= {"direction": direction, "dtype": dtype, "cases": []}
     first = draw(problems[0], dtype, fresh_seed(), device)
     reached("execute")
     out["executed"] = _execution(kernel, first, backward=backward)
@@ -69,9 +72,14 @@ def examine(
         out["canary"] = _canary(kernel, problems[0], dtype, device)
     for problem in problems:
         reached(problem.name)
+
+        def within(step: str, case: str = problem.name) -> None:
+            reached(f"{case}: {step}")
+
         case = examine_case(
-            kernel.attend, problem, dtype, seed=fresh_seed(), device=device, backward=backward, repeats=repeats
-        )
+            kernel.attend, problem, dtype, seed=fresh_seed(), device=device, backward=backward, repeats=repeats,
+            reached=within,
+        )  # fmt: skip
         out["cases"].append(case)
     if backward:
         reached("short training")

@@ -42,7 +42,8 @@ def call(attend: Attend, inputs: Inputs, *, backward: bool) -> Answer:
         with torch.set_grad_enabled(backward):
             back = attend(given)
     except Exception as error:  # whatever a candidate raises is its answer
-        raise ViolationError("raised", f"{type(error).__name__}: {error}"[:300]) from error
+        first = (str(error).strip().splitlines() or ["no word"])[0]
+        raise ViolationError("raised", f"{type(error).__name__}: {first}"[:300]) from error
     out, lse = back if isinstance(back, tuple) else (back, None)
     q = given.q_BHQD
     shape = (*q.shape[:3], given.v_BGKV.shape[-1])
@@ -77,6 +78,7 @@ def examine_case(
     device: torch.device | str = "cpu",
     backward: bool = False,
     repeats: dict[str, int] | None = None,
+    reached: Callable[[str], None] = lambda _: None,
 ) -> Doc:
     """Everything measured of one case: its shape and seed, `forward` and, where asked, `backward`, or a `violation`.
 
@@ -88,20 +90,28 @@ def examine_case(
         device: where it runs.
         backward: whether gradients are held to the reference as well.
         repeats: runs on equal inputs for each direction; `REPEATS` unless a test wants fewer.
+        reached: told what begins, so that a long case is seen to move.
     """
     inputs = draw(problem, dtype, seed, device)
     shape = ("batch", "queries", "keys", "heads", "kv_heads", "head_dim", "head_dim_v", "masking", "input_scale")
     case: Doc = {"name": problem.name, "seed": seed, **{key: getattr(problem, key) for key in shape}}
+    reached("reference")
     reference = exact(inputs, backward=backward)
+    reached("yardstick")
     yardstick = yardstick_of(inputs, reference, backward=backward)
-    planted = list(mutants(inputs, backward=backward))
+    planted = []
+    for name, answer in mutants(inputs, backward=backward):
+        planted.append((name, answer))
+        reached(f"after {name}")
     counts = REPEATS if repeats is None else repeats
     try:
+        reached("candidate, forward")
         case["forward"] = _forward(attend, inputs, reference, yardstick, counts["forward"])
         case["forward"]["mutants"] = [
             {"name": name, **distance(answer.out_BHQV, reference.out_BHQV)._asdict()} for name, answer in planted
         ]
         if backward:
+            reached("candidate, backward")
             case["backward"] = _backward(attend, inputs, reference, yardstick, counts["backward"])
             case["backward"]["mutants"] = [
                 {"name": name, **_mutated(worst(answer, yardstick, reference))} for name, answer in planted

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanemark.stack.order import batch_positions, epoch_key, permuted, sequence_at
+from lanemark.lanes.order import Order, batch_positions, epoch_key, permuted, sequence_at
 
 
 @settings(deadline=None)
@@ -56,3 +56,11 @@ def test_ranks_share_the_positions_without_gap_or_overlap(world_size: int, micro
     ]
     first = start * world_size * micro_batch
     assert taken == list(range(first, first + forwards * world_size * micro_batch))
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 400), seed=st.integers(0, 2**31), start=st.integers(0, 2000))
+def test_what_is_remembered_gives_the_same_order(size: int, seed: int, start: int):
+    order = Order(size, seed)
+    positions = [*range(start, start + 50), start, start + size]
+    assert [order.at(position) for position in positions] == [sequence_at(one, size, seed) for one in positions]
