@@ -30,7 +30,7 @@ from lanemark.records.errors import GateRefused, RunFailed, SurfaceError
 T = TypeVar("T")
 
 #: All of a preflight. A service that takes longer to say hello will not start a run well either.
-PREFLIGHT_S: Final = 4.0
+PREFLIGHT_S: Final = 3.0
 #: One question about one run, the SDK's own repeats included.
 QUESTION_S: Final = 30.0
 #: One file of a Volume: an attempt's are small, and its logs are cut.
