@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,18 @@ RANK, LAUNCHER = str(PROGRAMS / "light_rank.py"), str(PROGRAMS / "light_launcher
 
 
 def run(
-    home: Path, *command: str, nproc: int = 1, steps: int = 12, interrupt_when: str | None = None, stall_s: float = 60.0
+    home: Path,
+    *command: str,
+    nproc: int = 1,
+    steps: int = 12,
+    interrupt_when: str | None = None,
+    stall_s: float = 60.0,
+    watch: Callable[[AttemptPaths, Tick], None] | None = None,
 ) -> tuple[AttemptPaths, dict[str, Any]]:
-    """One attempt from prepared to sealed; `interrupt_when` is a phase of rank 0 at which the supervisor is told to stop."""
+    """One attempt from prepared to sealed, shown to `watch` in every round.
+
+    `interrupt_when` is a phase: once every rank is in it, the supervisor is told to stop.
+    """
     case = Case(
         lane="training", preset="script", nproc=nproc, mode="any", compile="any", dtype="any", steps=steps, warmup=2,
         sequence=1, micro_batch=1, data=DataAsked("own"), gpu="cpu", command=command, script=ScriptAsked(),
@@ -42,6 +53,8 @@ def run(
     def tick(seen: Tick) -> None:
         if interrupt_when is not None and all(page and page.phase == interrupt_when for page in seen.beacons):
             told.append("SIGTERM")
+        if watch is not None:
+            watch(attempt.paths, seen)
 
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LANEMARK_")}
     done = conduct(
@@ -81,18 +94,54 @@ def test_ranks_of_a_launcher_are_found_by_their_variables_and_restarted_ones_are
     assert json.loads(paths.rank(1).claim.read_bytes())["restart"] == 1
 
 
+def both_are_there(seen: Tick) -> bool:
+    return all(rank.pid is not None for rank in seen.status.ranks)
+
+
+def one_after_the_other(paths: AttemptPaths, seen: Tick) -> None:
+    """Rank 1 goes once both are watched, and the launcher ends rank 0 once a round has seen that."""
+    if both_are_there(seen):
+        (paths.root / "go").touch()
+    elif (paths.root / "go").exists() and seen.status.ranks[1].pid is None:
+        (paths.root / "noticed").touch()
+
+
+def at_one_look(paths: AttemptPaths, seen: Tick) -> None:
+    """The supervisor, held up in a round that has seen both, finds both gone in the next."""
+    if both_are_there(seen):
+        (paths.root / "noticed").touch()
+        (paths.root / "go").touch()
+        deadline = time.monotonic() + 60
+        while any(Path(f"/proc/{rank.pid}").exists() for rank in seen.status.ranks) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
-    ("how", "kind", "words"),
-    [("fail", "rank_raised", "a reason of its own"), ("vanish", "rank_vanished", "rank 1 was the first to go")],
+    ("how", "watch", "kind", "words"),
+    [
+        ("fail", None, "rank_raised", "a reason of its own"),
+        ("vanish", one_after_the_other, "rank_vanished", "rank 1 was the first to go"),
+    ],
+    ids=["fail", "vanish"],
 )
 def test_the_rank_that_failed_first_is_named_though_its_launcher_took_its_status(
-    tmp_path: Path, how: str, kind: str, words: str
+    tmp_path: Path, how: str, watch: Callable[[AttemptPaths, Tick], None] | None, kind: str, words: str
 ) -> None:
-    _, predicate = run(tmp_path, sys.executable, LAUNCHER, "2", "0", RANK, "60", how, nproc=2, steps=60)
+    command = (sys.executable, LAUNCHER, "2", "0", RANK, "60", how)
+    _, predicate = run(tmp_path, *command, nproc=2, steps=60, watch=watch)
     cause = predicate["outcome"]["first_cause"]
-    assert (predicate["outcome"]["state"], cause["kind"], cause["rank"]) == ("error", kind, 1)
+    assert (predicate["outcome"]["state"], cause["kind"], cause.get("rank")) == ("error", kind, 1)
     assert words in cause["summary"]
     assert value_of(predicate["training"]["script"]["command_status"]) == 1
+
+
+def test_ranks_that_were_gone_at_one_look_are_not_told_apart(tmp_path: Path) -> None:
+    command = (sys.executable, LAUNCHER, "2", "0", RANK, "60", "vanish")
+    _, predicate = run(tmp_path, *command, nproc=2, steps=60, watch=at_one_look)
+    cause = predicate["outcome"]["first_cause"]
+    assert (predicate["outcome"]["state"], cause["kind"]) == ("error", "command_failed")
+    assert "rank" not in cause
+    assert "ranks 0 and 1 were gone at one look" in str(predicate["findings"])
 
 
 def test_a_script_that_leaves_through_os_exit_has_left_its_end_marker_before(tmp_path: Path) -> None:
@@ -171,6 +220,6 @@ def test_what_a_command_is_given_changes_nothing_of_its_speed(tmp_path: Path) ->
         "RANK", "LANEMARK_ATTEMPT_DIR",
     }  # fmt: skip
     assert settings["TRITON_CACHE_DIR"].origin == "operator"
-    assert settings["PYTHONPATH"].value.endswith("/measure/hook:lib")
+    assert str(settings["PYTHONPATH"].value).endswith("/measure/hook:lib")
     assert request.nproc == 2
     assert request.argv == ("x",)

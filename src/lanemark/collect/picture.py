@@ -105,6 +105,7 @@ def _rank(paths: AttemptPaths, report: RankReport, state: str | None, *, of_comm
         failed_in=_failed_in(report),
         failed_ns=_failed_ns(report),
         found=not of_command or report.claim is not None,
+        elsewhere=of_command and report.claim is not None and end.get("pid") is None,
     )
 
 

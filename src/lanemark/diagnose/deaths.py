@@ -185,19 +185,12 @@ def vanished(snapshot: Snapshot) -> Finding | None:
     """A command failed, and a rank went first: no exception, no end of Python's own. `os._exit`, or a signal.
 
     Its launcher took its status, so which of the two it was is not known here; what the launcher printed often says.
-    Ranks that went later were ended for it.
+    Ranks that went later were ended for it. Where not all were seen to go, any of the others may have been first.
     """
-    if not snapshot.command_status or any(rank.exception is not None for rank in snapshot.ranks):
+    first = _first_to_go(snapshot)
+    if len(first) != 1 or _unseen(snapshot):
         return None
-    # One that came to Python's own end left nobody in the lurch that it knew of.
-    gone = [
-        rank
-        for rank in snapshot.ranks
-        if rank.found and rank.status is None and rank.signal is None and rank.phase not in ("done", "failed")
-    ]
-    rank = earliest([rank for rank in gone if rank.ended_ns is not None])
-    if rank is None or len(snapshot.ranks) == 1 or sum(each.ended_ns == rank.ended_ns for each in gone) > 1:
-        return None  # seen gone in one round: nobody saw which went first
+    rank = first[0]
     summary = f"rank {rank.rank} was the first to go, without an exception and without Python's own end"
     return Finding("rank_vanished", "failure", summary, (*evidence(rank), *_command_lines(snapshot)), rank.rank)
 
@@ -208,9 +201,39 @@ def command_failed(snapshot: Snapshot) -> Finding | None:
         return None
     code = snapshot.command_status
     how = f"with status {code}" if code > 0 else f"by signal {-code}"
+    first, unseen = _first_to_go(snapshot), _unseen(snapshot)
+    known = [f"nobody saw when {signs.ranks_text(unseen)} went"] if unseen and first else []
+    if len(first) > 1:
+        known.append(
+            f"{signs.ranks_text([rank.rank for rank in first])} were gone at one look: nobody saw which went first"
+        )
     return Finding(
-        "command_failed", "failure", f"the command ended {how}, and no rank says why", _command_lines(snapshot)
-    )
+        "command_failed", "failure", f"the command ended {how}, and no rank says why",
+        (*known, *_command_lines(snapshot)),
+    )  # fmt: skip
+
+
+def _first_to_go(snapshot: Snapshot) -> list[RankState]:
+    """The rank of a failed command that was seen gone before all others, or those that were in one round of looks.
+
+    One that came to Python's own end left nobody in the lurch that it knew of.
+    """
+    if not snapshot.command_status or len(snapshot.ranks) == 1:
+        return []
+    if any(rank.exception is not None for rank in snapshot.ranks):
+        return []
+    gone = [
+        rank
+        for rank in snapshot.ranks
+        if rank.found and rank.status is None and rank.signal is None and rank.phase not in ("done", "failed")
+    ]
+    rank = earliest([rank for rank in gone if rank.ended_ns is not None and not rank.elsewhere])
+    return [] if rank is None else [each for each in gone if each.ended_ns == rank.ended_ns and not each.elsewhere]
+
+
+def _unseen(snapshot: Snapshot) -> list[int]:
+    """Ranks that may have gone before any that was seen to: never found, or on another host."""
+    return [rank.rank for rank in snapshot.ranks if not rank.found or rank.elsewhere]
 
 
 def _command_lines(snapshot: Snapshot) -> tuple[str, ...]:

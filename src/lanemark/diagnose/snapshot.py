@@ -35,6 +35,7 @@ class RankState:
         step: last step on its beacon page.
         process_state: last /proc state letter seen while it lived (`T` is stopped).
         found: of a launched command, whether a process said that it is this rank; True for ranks that we start.
+        elsewhere: of a launched command, whether that process is on another host: nobody here saw when it went.
     """
 
     rank: int
@@ -52,6 +53,7 @@ class RankState:
     failed_in: str | None = None
     failed_ns: int | None = None
     found: bool = True
+    elsewhere: bool = False
 
     @property
     def stage(self) -> str | None:

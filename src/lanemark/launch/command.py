@@ -192,9 +192,8 @@ class CommandSurface:
     def poll(self, launched: Launched) -> SurfaceStatus:
         """See `Surface.poll`."""
         run = self._runs[launched.key]
-        run.looks_ns = time.monotonic_ns()
-        _take_end(run)
-        return SurfaceStatus(tuple(_status(run, rank) for rank in run.ranks))
+        stats = _take_end(run)
+        return SurfaceStatus(tuple(_status(run, rank, stat) for rank, stat in zip(run.ranks, stats, strict=True)))
 
     def wait(self, launched: Launched, timeout_s: float) -> None:
         """See `Surface.wait`: also when a rank has gone, so that the first to go is seen first."""
@@ -260,11 +259,11 @@ def _start(request: LaunchRequest, paths: AttemptPaths, environment: Mapping[str
         )
 
 
-def _take_end(run: _Run) -> None:
+def _take_end(run: _Run) -> list[ProcessStat | None]:
+    """One round: look at every rank, then at the command. Returns what was seen of each rank that is still there."""
     if run.ended_ns is not None:
-        return
-    for rank in run.ranks:
-        _look(run, rank)  # once more while the command is there: who went before it went before it
+        return [None] * len(run.ranks)
+    stats = _look_at_all(run)  # first, while the command is there: who went before it went before it
     code = run.process.poll()
     others = _others(run)
     if code is not None and others is not None:
@@ -273,6 +272,21 @@ def _take_end(run: _Run) -> None:
             _look(run, rank)
             if rank.gone_ns is None:
                 rank.gone_ns = run.ended_ns
+    return stats
+
+
+def _look_at_all(run: _Run) -> list[ProcessStat | None]:
+    """One round of looks, repeated until none more is found gone.
+
+    Ranks are looked at one after another, so one may go right after its look and another for it before its own: the
+    first would then seem to have outlived it. Looked at again, both are gone in this round, and neither went first.
+    """
+    run.looks_ns = time.monotonic_ns()
+    while True:
+        before = [rank.gone_ns for rank in run.ranks]
+        stats = [_look(run, rank) for rank in run.ranks]
+        if [rank.gone_ns for rank in run.ranks] == before:
+            return stats
 
 
 def _others(run: _Run) -> int | None:
@@ -320,7 +334,7 @@ def _look(run: _Run, rank: _Seen) -> ProcessStat | None:
     return stat
 
 
-def _status(run: _Run, rank: _Seen) -> RankStatus:
+def _status(run: _Run, rank: _Seen, stat: ProcessStat | None) -> RankStatus:
     pid = None if rank.claim is None or rank.claim.host != run.host else rank.claim.pid
     if run.ended_ns is not None:
         code = run.process.returncode
@@ -334,7 +348,6 @@ def _status(run: _Run, rank: _Seen) -> RankStatus:
             ended_ns=rank.gone_ns,
             command_status=run.status,
         )
-    stat = _look(run, rank)
     state = None if stat is None else stat.state
     if state != "T":
         rank.stopped_since_ns = None

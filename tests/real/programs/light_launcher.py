@@ -1,12 +1,15 @@
 """A launcher as torchrun is one, without torch: it starts ranks with their variables, and again when one fails.
 
 python light_launcher.py RANKS RESTARTS PROGRAM ARGUMENT...
+
+When a rank has failed the others are ended; with "vanish" among the arguments, once the test has left `noticed`.
 """
 
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 ranks, restarts, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 for life in range(restarts + 1):
@@ -27,7 +30,9 @@ for life in range(restarts + 1):
         if any(code not in (None, 0) for code in codes):
             break
         time.sleep(0.02)
-    time.sleep(1.0)  # as long as a launcher takes to notice: who went first can be seen from outside
+    noticed = Path(os.environ["LANEMARK_ATTEMPT_DIR"]) / "noticed"
+    while "vanish" in command and not noticed.exists():
+        time.sleep(0.02)
     for process in started:
         process.terminate()
         process.wait()

@@ -34,6 +34,9 @@ def test_the_rank_that_was_seen_to_go_first_is_named() -> None:
     "ranks",
     [
         (went(0, 5), went(1, 5)),  # seen gone at one look
+        (went(0, 5), went(1, 5), went(2, 9)),
+        (went(0, 9, found=False), went(1, 5)),  # it may have gone before it could say that it is there
+        (went(0, 9, elsewhere=True), went(1, 5)),  # its own host saw it go, and we did not
         (went(0, 9, phase="done"), went(1, 5, phase="done")),  # both came to Python's own end
         (went(0, 5, found=False),),
         (went(0, 5),),  # one rank has nobody to go before
@@ -43,6 +46,19 @@ def test_where_nobody_saw_who_went_first_the_command_failed(ranks: tuple[RankSta
     cause = first_cause(failed(*ranks))
     assert cause is not None
     assert cause.kind == "command_failed"
+
+
+def test_what_was_seen_of_the_order_is_said_though_it_names_nobody() -> None:
+    tied = first_cause(failed(went(0, 9), went(1, 5), went(2, 5)))
+    assert tied is not None
+    assert tied.rank is None
+    assert tied.evidence == ("ranks 1 and 2 were gone at one look: nobody saw which went first",)
+    elsewhere = first_cause(failed(went(0, 9, elsewhere=True), went(1, 5)))
+    assert elsewhere is not None
+    assert elsewhere.evidence == ("nobody saw when rank 0 went",)
+    named = first_cause(failed(went(0, 5, phase="done"), went(1, 5)))  # one came to its own end: the other is known
+    assert named is not None
+    assert (named.kind, named.rank) == ("rank_vanished", 1)
 
 
 def test_an_exception_outranks_whoever_vanished() -> None:
