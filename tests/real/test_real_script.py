@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from lanemark.lanes.rules import broken_rules
+from lanemark.ledger.ledger import Ledger
+from lanemark.records.attempt import Home
 from lanemark.records.observation import value_of
 from lanemark.records.reading import read_record
 
@@ -99,6 +101,33 @@ def test_it_is_shown_cited_and_verified(launched: Any, tmp_path: Path) -> None:
     assert lanemark("report", said["record_id"], "-o", str(tmp_path / "page.html")).returncode == 0
     assert "steps/s" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert lanemark("doctor", said["run_id"]).returncode == 0
+
+
+def test_a_rank_that_is_killed_and_started_again_by_torchelastic_leaves_one_record(tmp_path: Path) -> None:
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1",
+        "--monitor-interval", "0.1", str(PROGRAMS / "train_restarted.py"), "16", str(tmp_path),
+    ]  # fmt: skip
+    said, predicate = run(tmp_path, "--steps", "16", "--warmup", "4", "--nproc", "2", "--", *torchrun)
+    assert said["receipt"], said
+    script = predicate["training"]["script"]
+    assert (script["ranks_found"], script["restarts"], value_of(script["measured_by"])) == (2, 1, "marks")
+    assert "restarted" in {finding["kind"] for finding in predicate["findings"]}
+    # Both ranks began anew, and the window is of their last life alone: twelve steps, and never nine more.
+    assert len(predicate["training"]["samples"]["measured"]) == 12
+    assert predicate["training"]["tokens_per_step"] == 20
+    attempt = Path(said["record_path"]).parent
+    for rank in (0, 1):
+        place = attempt / "ranks" / str(rank)
+        now, before = (json.loads((life / "claim.json").read_bytes()) for life in (place, place / "earlier" / "0"))
+        assert [(life["restart"], life["life"]) for life in (before, now)] == [(0, 0), (1, 1)]
+        assert before["pid"] != now["pid"]
+        assert (place / "earlier" / "0" / "samples.bin").exists()
+        assert not (place / "earlier" / "1").exists()
+    # One attempt, one row of the ledger: the life that was killed is no run of its own.
+    home = Home(tmp_path / "home")
+    assert [path.name for path in home.attempts.iterdir()] == [said["run_id"]]
+    assert [row.id for row in Ledger(home.ledger).list().rows] == [said["record_id"]]
 
 
 def test_two_nodes_by_rendezvous_are_two_supervisors_and_one_record(tmp_path: Path) -> None:
