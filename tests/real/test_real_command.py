@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -142,6 +143,31 @@ def test_ranks_that_were_gone_at_one_look_are_not_told_apart(tmp_path: Path) -> 
     assert (predicate["outcome"]["state"], cause["kind"]) == ("error", "command_failed")
     assert "rank" not in cause
     assert "ranks 0 and 1 were gone at one look" in str(predicate["findings"])
+
+
+def test_a_command_that_is_left_alone_is_collected_with_its_ranks(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LANEMARK_")}
+
+    def lanemark(*words: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "lanemark", *words], capture_output=True, text=True, timeout=120,
+            env={**environ, "LANEMARK_HOME": str(tmp_path)}, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said: dict[str, Any] = json.loads(done.stdout)
+        return said
+
+    asked = ("--detach", "--gpu", "cpu", "--nproc", "2", "--steps", "12", "--warmup", "2")
+    left = lanemark("run", "training", *asked, "--json", "--", sys.executable, LAUNCHER, "2", "0", RANK, "15")
+    assert left["state"] == "detached"
+    (row,) = lanemark("collect", left["run_id"], "--wait", "--json")["runs"]
+    assert (row["state"], row["appended"]) == ("ok", True)
+    predicate = read_record(Home(tmp_path).attempt(left["run_id"]).record.read_bytes()).predicate
+    assert broken_rules(predicate) == ()
+    assert predicate["outcome"]["receipt"], predicate["outcome"]
+    assert [step["state"] for step in predicate["transitions"]] == ["prepared", "detached", "running", "ok"]
+    assert predicate["training"]["script"]["ranks_found"] == 2
+    assert predicate["training"]["tokens_per_step"] == 200
 
 
 def test_a_script_that_leaves_through_os_exit_has_left_its_end_marker_before(tmp_path: Path) -> None:

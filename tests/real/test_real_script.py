@@ -212,6 +212,22 @@ def test_a_frameworks_callback_counts_its_steps(
     assert value_of(training["tokens_per_s"]) > 0
 
 
+def test_accelerate_launch_starts_two_ranks_that_are_found(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    # With --cpu it starts one process; what it starts as for GPUs, the script may keep on the CPU.
+    accelerate = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", str(PROGRAMS / "train_accelerate.py"), "16",
+    ]  # fmt: skip
+    said, predicate = run(tmp_path, "--nproc", "2", "--steps", "14", "--warmup", "4", "--", *accelerate)
+    assert said["receipt"], said
+    script = predicate["training"]["script"]
+    assert (script["ranks_found"], script["restarts"], script["found_by"]) == (2, 0, ["environment"])
+    seen = predicate["distributed"]["observed"]
+    assert (value_of(seen["mode"]), value_of(seen["world_size"])) == ("ddp", 2)
+    assert predicate["training"]["tokens_per_step"] == 16  # two ranks, two batches of four a step
+
+
 def test_the_nanogpt_style_example_has_a_throughput_a_loss_and_a_data_path(tmp_path: Path) -> None:
     data = tmp_path / "bytes.bin"
     data.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 8000)

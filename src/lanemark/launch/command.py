@@ -1,6 +1,6 @@
 """A command of the user's own on this host: one process is started, and its ranks are found among its descendants.
 
-`torchrun`, `accelerate launch`, `deepspeed`, a shell script or `python train.py` start ranks in their own ways. Each
+`torchrun`, `accelerate launch`, a shell script or `python train.py` start ranks in their own ways. Each
 rank's Python says so itself: an import hook writes `claim.json` into the rank's directory (`lanemark.measure.finding`),
 and from then on its process is watched from here by pid and start time.
 
