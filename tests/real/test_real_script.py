@@ -173,6 +173,20 @@ def test_two_nodes_by_rendezvous_are_two_supervisors_and_one_record(tmp_path: Pa
     assert len(list(attempts.iterdir())) == 1
 
 
+def test_a_group_that_never_formed_is_named_as_one(tmp_path: Path) -> None:
+    with socket.socket() as held:  # bound and never listening: whoever connects is refused
+        held.bind(("127.0.0.1", 0))
+        meet = f"tcp://127.0.0.1:{held.getsockname()[1]}"
+        (tmp_path / "train.py").write_text(
+            "import datetime\nimport torch.distributed as dist\n"
+            f"dist.init_process_group('gloo', '{meet}', datetime.timedelta(seconds=2), rank=1, world_size=2)\n"
+        )
+        (tmp_path / "train.sh").write_text(f"RANK=1 WORLD_SIZE=2 {sys.executable} train.py\n")
+        said, predicate = run(tmp_path, "--nproc", "2", "--", "sh", "train.sh")
+    assert said["state"] == "error"
+    assert predicate["outcome"]["first_cause"]["kind"] == "bootstrap_failed", predicate["outcome"]
+
+
 def test_a_hang_of_a_command_is_named_as_one_of_our_own(tmp_path: Path) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))

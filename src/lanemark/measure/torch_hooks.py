@@ -99,16 +99,15 @@ class TorchProbes(Probes):
         @functools.wraps(init)
         def call(*args: Any, **kwargs: Any) -> Any:
             script.enter("init_process_group")
+            made = init(*args, **kwargs)  # where it raises, the phase stays: that is where the rank failed
             try:
-                return init(*args, **kwargs)
-            finally:
-                try:
-                    known = self.group()
-                    if known is not None:
-                        script.claim("process_group", rank=known[0], world_size=known[1])
-                    script.enter("build")
-                except Exception as error:
-                    complain(error)
+                known = self.group()
+                if known is not None:
+                    script.claim("process_group", rank=known[0], world_size=known[1])
+                script.enter("build")
+            except Exception as error:
+                complain(error)
+            return made
 
         return call
 

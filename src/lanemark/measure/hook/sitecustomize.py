@@ -1,8 +1,8 @@
 """What every Python of a launched command runs before its script: find out whether it is a rank. Never in its way.
 
 Python imports a module of this name at start-up, from the first place on its path that has one (source: the `site`
-module). So nothing of the script changes, and it does not matter who starts it: torchrun, accelerate, a
-shell script. A `sitecustomize` that the environment has of its own is run as if ours were not there.
+module). So nothing of the script changes, and it does not matter who starts it: torchrun, accelerate, a shell
+script. A `sitecustomize` that the environment has of its own is run as if ours were not there.
 
 Every Python process of the command pays for this file, compile workers and data loaders included; it imports what the
 interpreter has loaded already, and the rest of Lanemark only in a process that belongs to an attempt.
