@@ -16,6 +16,7 @@ check: setup ## Lint, format, types and import rule
 	@scripts/check
 
 test: setup system ## Check the source and run every test
+	@scripts/aside
 	@scripts/test
 
 bench: setup ## The main job: a two-rank training run on real tokens, its record and its HTML report

@@ -4,7 +4,7 @@
     lanemark run training --steps 60 --warmup 10 -- python examples/train_gpt.py --data FILE --steps 60
     lanemark run training --steps 60 -- torchrun --nproc-per-node 2 examples/train_gpt.py --data FILE --steps 60
 
-Two lines are Lanemark's, `lanemark.steps` and `lanemark.report`. Without them it runs as well, and is measured as well:
+Two lines are Lanemark's, `lanemark.steps` and `lanemark.note`. Without them it runs as well, and is measured as well:
 by its optimizer's steps, without tokens.
 """
 
@@ -90,7 +90,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 20 == 0:
-            lanemark.report(loss=loss.item())
+            lanemark.note(loss=loss.item())
     if world_size > 1:
         torch.distributed.destroy_process_group()
 

@@ -5,7 +5,7 @@ script may import it for a few names, which do nothing outside a run (`lanemark.
 
     for batch in lanemark.steps(loader, tokens=8192): ...
     with lanemark.step(tokens=8192): ...
-    lanemark.report(loss=2.31, tokens_per_s=51_000)
+    lanemark.note(loss=2.31, tokens_per_s=51_000)
     hf_callback, lightning_callback, accelerate_steps
 """
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from lanemark.measure.callbacks import accelerate_steps as accelerate_steps
     from lanemark.measure.callbacks import hf_callback as hf_callback
     from lanemark.measure.callbacks import lightning_callback as lightning_callback
-    from lanemark.measure.marks import report as report
+    from lanemark.measure.marks import note as note
     from lanemark.measure.marks import step as step
     from lanemark.measure.marks import steps as steps
 
 __version__ = "0.1.0"
 _MARKS = {
-    "report": "marks", "step": "marks", "steps": "marks",
+    "note": "marks", "step": "marks", "steps": "marks",
     "accelerate_steps": "callbacks", "hf_callback": "callbacks", "lightning_callback": "callbacks",
 }  # fmt: skip
 

@@ -101,6 +101,7 @@ def _show(form: str, names: list[str], output: str | None) -> int:
                 else trackers.to_wandb(record_id, predicate, Path(output))
             )
             print(f"{record_id[:19]} {made}")
+        trackers.finish(form)
         return 0
     with _output(output) as file:
         if form == "trace":

@@ -178,7 +178,7 @@ def script_part(facts: AttemptFacts, steps_per_s: Observation[float], tokens: in
 
 def reported_losses(ranks: Sequence[RankReport]) -> dict[str, Any]:
     """`training.loss` from what ranks told: the mean over those that did, which is often rank 0 alone."""
-    source = "lanemark.report"
+    source = "lanemark.note"
     words = [(report.end or {}).get("losses") or {} for report in ranks]
 
     def over(key: str) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def reported(ranks: Sequence[RankReport]) -> dict[str, Any]:
     first = next((word for word in said if word.get("status") == "observed"), None)
     if first is not None:
         return first
-    return said[0] if said else unavailable("lanemark.report", "no rank left an end marker").to_json()
+    return said[0] if said else unavailable("lanemark.note", "no rank left an end marker").to_json()
 
 
 def own_data(facts: AttemptFacts) -> dict[str, Any]:

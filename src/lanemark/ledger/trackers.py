@@ -112,6 +112,12 @@ def to_wandb(record_id: str, predicate: Mapping[str, Any], directory: Path) -> s
     return where
 
 
+def finish(form: str) -> None:
+    """Wait until what was handed over is on disk: wandb writes in a process of its own, which may be behind."""
+    if form == "wandb":
+        _library(form).teardown()
+
+
 def _refused(form: str, record_id: str, where: str, error: Exception) -> LedgerError:
     return LedgerError(
         "output-unwritable",

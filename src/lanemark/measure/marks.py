@@ -7,7 +7,7 @@ for batch in lanemark.steps(loader, tokens=8192):     # a step a batch; or accum
 with lanemark.step(tokens=8192):                      # or around whatever a step is
     ...
 
-lanemark.report(loss=loss.item(), tokens_per_s=rate)  # what the script says of itself: kept, and never believed
+lanemark.note(loss=loss.item(), tokens_per_s=rate)  # what the script says of itself: kept, and never believed
 ```
 
 Tokens are this rank's own, per batch in `steps` and per step in `step`; a callable is given the batch. The record adds
@@ -147,10 +147,10 @@ def step(*, tokens: int | None = None) -> _Step | _Nothing:
     return _STEP
 
 
-def report(*, loss: float | None = None, tokens_per_s: float | None = None) -> None:
+def note(*, loss: float | None = None, tokens_per_s: float | None = None) -> None:
     """Say what the script itself found: the loss of a step, or its own throughput (of the global batch).
 
-    A loss is what a receipt is asked for, so report it now and then, the last one at least. A throughput stands in the
+    A loss is what a receipt is asked for, so note it now and then, the last one at least. A throughput stands in the
     record beside the measured one; where the two differ by more than 2 %, the record says so.
     """
     mine = script()

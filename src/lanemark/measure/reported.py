@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from lanemark.records.observation import Observation, observed, unavailable
 
-_SOURCE: Final = "lanemark.report"
+_SOURCE: Final = "lanemark.note"
 
 
 class Reported:

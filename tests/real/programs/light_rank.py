@@ -17,7 +17,7 @@ rank = int(os.environ.get("RANK", "0"))
 first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 for number, _batch in enumerate(lanemark.steps(range(steps), tokens=100)):
     time.sleep(0.002)
-    lanemark.report(loss=1.0 / (number + 1))
+    lanemark.note(loss=1.0 / (number + 1))
     if how == "restart" and first_life and number == steps // 2 and rank == 1:
         raise RuntimeError("the first life ends here")
     if how == "fail" and number == steps // 2 and rank == 1:

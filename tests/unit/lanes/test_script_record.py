@@ -52,10 +52,10 @@ def rank(number: int, **changes: Any) -> RankReport:
         "nccl": absent("x").to_json(), "way": seen("marks"), "parameter_dtypes": seen(["float32"]),
         "prewarm": {"planned": False, "done": False, "reason": "a command's own affair"}, "data_files": [],
     }  # fmt: skip
-    none = unavailable("lanemark.report", "the command reported no loss").to_json()
+    none = unavailable("lanemark.note", "the command reported no loss").to_json()
     end = {
         "losses": {"first": none, "last": none, "finite": none}, "tokens": 40 * 512, "memory": {},
-        "reported_tokens_per_s": unavailable("lanemark.report", "the command reported none").to_json(),
+        "reported_tokens_per_s": unavailable("lanemark.note", "the command reported none").to_json(),
     }  # fmt: skip
     made = RankReport(
         number,

@@ -45,6 +45,13 @@ def end_of(paths: AttemptPaths) -> dict[str, Any]:
     return doc
 
 
+def test_no_mark_has_the_name_of_a_room() -> None:
+    """Importing a room sets its name on the package, and would take the mark's place."""
+    rooms = {path.name for path in Path(lanemark.__file__).parent.iterdir() if path.is_dir()}
+    assert "measure" in rooms
+    assert not rooms & set(lanemark._MARKS)
+
+
 def test_outside_a_run_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "_SCRIPT", None)
     monkeypatch.setattr(marks, "_STEP", None)
@@ -53,7 +60,7 @@ def test_outside_a_run_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lanemark.steps(loader, tokens=3) is loader
     with lanemark.step(tokens=3):
         pass
-    lanemark.report(loss=1.0)
+    lanemark.note(loss=1.0)
     with pytest.raises(ValueError, match="no way to count"):
         lanemark.steps(loader, accumulate=0)
     with pytest.raises(AttributeError):
@@ -92,8 +99,8 @@ def test_a_step_may_be_a_block_and_one_that_raised_is_none(inside: AttemptPaths)
 
 def test_without_tokens_none_are_claimed_and_what_is_reported_is_kept(inside: AttemptPaths) -> None:
     for number in lanemark.steps(range(8)):
-        lanemark.report(loss=4.0 - number / 2, tokens_per_s=100.0 + number)
-        lanemark.report(loss=None, tokens_per_s=float("nan"))
+        lanemark.note(loss=4.0 - number / 2, tokens_per_s=100.0 + number)
+        lanemark.note(loss=None, tokens_per_s=float("nan"))
     end = end_of(inside)
     assert "tokens" not in end
     assert (end["losses"]["first"]["value"], end["losses"]["last"]["value"]) == (4.0, 0.5)
