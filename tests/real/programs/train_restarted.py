@@ -26,7 +26,7 @@ for number in lanemark.steps(range(steps), tokens=10):
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    lanemark.report(loss=loss.item())
+    lanemark.note(loss=loss.item())
     if restart == 0 and number == steps // 2 and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 dist.destroy_process_group()
