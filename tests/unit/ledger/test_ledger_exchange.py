@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,15 @@ def test_every_record_of_every_lane_can_be_shown(name: str) -> None:
     assert all(event["dur"] >= 0 for event in shown["traceEvents"] if event["ph"] == "X")
 
 
-def test_mlcommons_own_parser_reads_every_line(tmp_path: Path) -> None:
-    parser = pytest.importorskip(
-        "mlperf_logging.compliance_checker.mlp_parser", reason="mlperf-logging is not installed"
-    )
+def test_mlcommons_own_parser_reads_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = Path(sys.prefix) / "aside" / "mlperf-logging"  # scripts/aside: without what its package asks for
+    if not aside.is_dir():
+        reason = "needs mlperf-logging: run scripts/aside"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    monkeypatch.syspath_prepend(str(aside))
+    parser = importlib.import_module("mlperf_logging.compliance_checker.mlp_parser")
     file = tmp_path / "run.log"
     lines = list(mllog_lines(*record(QUOTED)))
     file.write_text("\n".join(["noise before", *lines, ""]))
