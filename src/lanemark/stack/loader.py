@@ -44,7 +44,7 @@ _C_COPY.restype = None
 
 
 class Loader(Protocol):
-    """What the training loop asks of a token source."""
+    """What the training loop asks of a token source. One thread at a time: rows are staged in memory of its own."""
 
     kind: Literal["shards", "synthetic"]
 

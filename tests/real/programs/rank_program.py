@@ -11,6 +11,7 @@ import sys
 import time
 
 from lanemark.measure.peaks import memory_peaks
+from lanemark.measure.samples import read_samples
 from lanemark.measure.session import RankSession
 
 
@@ -25,6 +26,13 @@ def steps(session: RankSession, pause_s: float) -> None:
         recorder.end_step()
     recorder.close_window()
     recorder.close()
+
+
+def stepped(session: RankSession, rank: int) -> bool:
+    try:
+        return bool(read_samples(session.paths.root.parent / str(rank) / "samples.bin").rows)
+    except (OSError, ValueError):
+        return False
 
 
 def misbehave(session: RankSession, mode: str, argument: str) -> None:
@@ -61,6 +69,9 @@ def misbehave(session: RankSession, mode: str, argument: str) -> None:
     if mode == "leave_children":
         offspring()
     if mode == "fill":
+        # The others have all their room by the time they step; before that the full disk would hit them as well.
+        while not all(stepped(session, rank) for rank in range(session.case.nproc) if rank != session.rank):
+            time.sleep(0.01)
         with open(session.paths.root / "ballast", "wb", buffering=0) as file:
             while True:
                 file.write(b"\0" * 65536)

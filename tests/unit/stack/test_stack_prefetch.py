@@ -40,16 +40,19 @@ def ahead_of(loader: Gated, steps: int) -> Prefetch:
 
 def test_the_batches_are_those_of_the_loader_in_its_order(tmp_path):
     shards = shards_of(tmp_path, 16 * 100 + 1)
-    loader = ShardLoader(shards, vocab=2000, sequence=16, micro_batch=2, rank=1, world_size=2, seed=3)
+    # Two of them: a loader stages rows in memory of its own and serves one thread, here the one that makes batches ahead.
+    loader, other = (
+        ShardLoader(shards, vocab=2000, sequence=16, micro_batch=2, rank=1, world_size=2, seed=3) for _ in range(2)
+    )
     with Prefetch(loader, steps=5, grad_accum=3, micro_batch=2, sequence=16, device=CPU) as ahead:
         for step in range(5):
             for forward, (inputs, targets) in enumerate(ahead.take(step)):
-                expected = batch(loader, step * 3 + forward, 2, 16)
+                expected = batch(other, step * 3 + forward, 2, 16)
                 assert torch.equal(inputs, expected[0])
                 assert torch.equal(targets, expected[1])
                 assert inputs.shape == (2, 16)
     assert [list(windows) for windows in ahead.windows] == [
-        [window for forward in range(step * 3, step * 3 + 3) for window in loader.windows(forward)] for step in range(5)
+        [window for forward in range(step * 3, step * 3 + 3) for window in other.windows(forward)] for step in range(5)
     ]
 
 
