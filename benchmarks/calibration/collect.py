@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--preset", default="diagnostic")
     parser.add_argument("--steps", type=int, default=420)
     parser.add_argument("--warmup", type=int, default=20)
+    parser.add_argument("--sequence", type=int, default=None, help="tokens in a sequence (default: the preset's)")
     parser.add_argument("--label", choices=("quiet", "busy"), default="quiet", help="what else the machine does")
     parser.add_argument("--core", type=int, default=None, help="give the runs this core alone; the label is `pinned`")
     asked = parser.parse_args()
@@ -76,6 +77,7 @@ def main() -> None:
     label = asked.label if asked.core is None else "pinned"
     name = f"{asked.preset.replace('-', '_')}_{label}"
     words = ["--preset", asked.preset, "--steps", str(asked.steps), "--warmup", str(asked.warmup)]
+    words += [] if asked.sequence is None else ["--sequence", str(asked.sequence)]
     facts = {
         "arguments": words,
         "warmup": asked.warmup,
