@@ -9,6 +9,7 @@ from typing import Any
 from lanemark.cli.parsing import advise, home, parser, print_json, terminal_width, unicode_output
 from lanemark.collect.waves import read_wave, wave_file, wave_names, write_wave
 from lanemark.judge.promotions import Standing, standings
+from lanemark.lanes.promoting import word_of
 from lanemark.lanes.wave import contradicted, manifest_document, wave_row
 from lanemark.ledger.ledger import Ledger
 from lanemark.ledger.location import open_ledger
@@ -68,6 +69,9 @@ def _told(each: Standing) -> str:
     lines = [f"{each.candidate} ({each.mode.replace('_', ' ')}; {scope}): {each.status}"]
     if each.promotion_id is not None:
         lines.append(f"  promoted   {(each.promoted_at or '')[:19]} on {each.promotion_id[7:19]}: {each.because}")
+    if each.refusal_id is not None:
+        when = (each.refused_at or "")[:19]
+        lines.append(f"  {each.status:<9}  {when} on {each.refusal_id[7:19]}, {each.basis}: {each.because}")
     if each.expired:
         lines.append(f"  expired    {', '.join(each.expired)}")
     if each.evidence_id is not None:
@@ -114,7 +118,7 @@ def _sum_up(place: Home, ledger: Ledger, name: str) -> None:
     found = [
         (predicate["times"]["sealed_at"], wave_row(record_id, predicate), predicate)
         for record_id, predicate in promotion_records(ledger)
-        if predicate["promotion"]["wave"]["name"] == name and predicate["promotion"]["promotion_status"] != "promoted"
+        if predicate["promotion"]["wave"]["name"] == name and word_of(predicate) is None
     ]
     if found:
         found.sort(key=lambda item: item[:1])
