@@ -98,7 +98,9 @@ def wave_view(manifest: Mapping[str, Any], digest: str, contradicted: Sequence[s
             matrices.append(CaseMatrix(title, tuple(map(visible, names)), tuple(_row(row, names) for row in some)))
     found = summary(records)  # made again, so that a summary cannot say more than its rows
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in found["states"].items())
-    states += "" if manifest["whole"] else "; the wave was ended early"
+    far = [] if manifest["whole"] else ["not every case of the wave has a record"]
+    far += [_lived(found)] if found["detached"] else []
+    states = "; ".join([*([states] if states else []), *far])
     claim = f"{found['ready']} of {plural(found['records'], 'record')} ready"
     return WaveView(
         title=visible(manifest["wave"]), claim=claim, states=visible(states),
@@ -107,6 +109,12 @@ def wave_view(manifest: Mapping[str, Any], digest: str, contradicted: Sequence[s
         rows=tuple(_row(row, ()) for row in records), matrices=tuple(matrices),
         left_out=_left_out(manifest["left_out"]), contradicted=tuple(map(visible, contradicted)),
     )  # fmt: skip
+
+
+def _lived(found: Mapping[str, Any]) -> str:
+    """How the runs lived, where not all of them were waited for."""
+    left, total = found["detached"], found["records"]
+    return "left detached" if left == total else f"{left} of {total} left detached"
 
 
 def _row(row: Mapping[str, Any], names: Sequence[str]) -> WaveRow:

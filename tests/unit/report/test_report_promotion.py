@@ -105,7 +105,10 @@ def test_a_wave_counts_what_its_records_say() -> None:
     assert {row.rungs[-1] for row in view.rows if "forward" in row.scope} == {"not_asked"}
     assert any("sdpa_flash: causal-s128-d192x128-h8 (value dim unsupported)" in line for line in view.left_out)
     ended = wave_view(wave(whole=False), "sha256:" + "d" * 64)
-    assert "ended early" in ended.states
+    assert "not every case of the wave has a record" in ended.states
+    assert wave_view(wave(records=[], whole=False), "sha256:" + "d" * 64).states == (
+        "not every case of the wave has a record"
+    )
 
 
 def test_a_wave_page_is_whole_and_says_every_mark_in_words() -> None:
