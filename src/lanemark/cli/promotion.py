@@ -11,7 +11,7 @@ from lanemark.collect.left_waves import LeftWave, LeftWavePlace, left_waves
 from lanemark.collect.waves import read_wave, wave_file, wave_names, write_wave
 from lanemark.judge.promotions import Standing, standings
 from lanemark.lanes.promoting import word_of
-from lanemark.lanes.wave import contradicted, manifest_document, wave_row
+from lanemark.lanes.wave import NO_KERNELS, contradicted, is_as_far_as_a_cpu_goes, manifest_document, wave_row
 from lanemark.ledger.ledger import Ledger
 from lanemark.ledger.location import open_ledger
 from lanemark.observe.clock import stamp
@@ -90,8 +90,16 @@ def _told(each: Standing) -> str:
         )
     if each.ready:
         lines.append(f"  owed       nothing: `lanemark promote {(each.evidence_id or '')[7:19]} --because …`")
+    if is_as_far_as_a_cpu_goes(each.arch, each.state, "unobserved" if _owes_a_device(each) else ""):
+        lines.append(f"  here       {NO_KERNELS}")
     lines += [f"  {'owed' if not place else '':<9}  {what}" for place, what in enumerate(each.owed)]
     return "\n".join(lines)
+
+
+def _owes_a_device(each: Standing) -> bool:
+    """The observation of a kernel is missing, and not an execution or a case's power."""
+    weak = "executed is not held" in each.owed or any("no_power" in what for what in each.owed)
+    return "dispatch_confirmed is not held" in each.owed and not weak
 
 
 def _wave(asked: Any) -> int:
