@@ -288,6 +288,7 @@ def test_what_stands_for_compiled_code():
     assert not compiled_proof("flex", None, device=cpu, call=None)["done"]
 
 
+@pytest.mark.slow
 def test_fa4_is_cross_compiled_without_a_device():
     """The package itself, beside the environment (scripts/aside): in it, torch would find Triton."""
     aside = Path(sys.prefix) / "aside"
