@@ -139,6 +139,7 @@ def test_status_says_what_is_owed_and_promoting_is_refused(ran: tuple[Path, dict
     flash = next(each for each in told if each["candidate"] == "sdpa_flash")
     assert "dispatch_confirmed is not held" in flash["owed"]
     assert (flash["status"], flash["ready"]) == ("none", False)
+    assert "only a run on a device can be ready" in lanemark(home, "promotion", "status").stdout
     done = lanemark(home, "promote", printed["runs"][FLASH]["record_id"], "--because", "it looked fine")
     assert done.returncode == 1
     assert "[promotion-refused]" in done.stderr

@@ -12,10 +12,12 @@ from lanemark.cli.places import places
 from lanemark.cli.progress import Bar
 from lanemark.cli.runs import entry, where
 from lanemark.collect.collecting import Collected, Surfaces, collect_many
+from lanemark.collect.left_waves import left_waves
 from lanemark.collect.manifest import Manifest
 from lanemark.collect.named import named_attempts
 from lanemark.collect.polls import read_polls
 from lanemark.collect.recovering import load_or_recover
+from lanemark.collect.waves import wave_file
 from lanemark.lanes.collected import UNFINISHED
 from lanemark.records.attempt import AttemptPaths, Home, State
 from lanemark.records.errors import LanemarkError, UsageError
@@ -42,7 +44,46 @@ def main(args: list[str]) -> int:
     named = named_attempts(place, asked.runs)
     surfaces = places()
     seen = _wait(place, named, surfaces) if asked.wait else _round(place, named, surfaces, {})
-    return _report(named, seen, as_json=asked.json)
+    if asked.runs:
+        return _report(named, seen, as_json=asked.json)
+    while asked.wait and _driven(place):  # a driver is about to leave the next case of its wave
+        time.sleep(_SHORTEST_S)
+        known = {paths.run_id for paths in named}
+        # A directory is there a moment before its manifest is.
+        new = [paths for paths in named_attempts(place, ()) if paths.run_id not in known and paths.manifest.is_file()]
+        if new:
+            seen |= _wait(place, new, surfaces)
+            named = [*new, *named]
+    code = _report(named, seen, as_json=asked.json)
+    return 1 if _stopped_waves(place) else code
+
+
+def _driven(place: Home) -> bool:
+    return any(left.is_driven() for left in left_waves(place.left_waves))
+
+
+def _stopped_waves(place: Home) -> bool:
+    """Whether a left wave stopped before its end, and say which. A manifest that its driver did not come to is made."""
+    from lanemark.cli.promotion import left_line
+    from lanemark.cli.wave_driver import keep_manifest
+
+    stopped = False
+    for left in left_waves(place.left_waves):
+        try:
+            wave = left.read()
+            if left.is_driven() or (
+                wave.num_ended == len(wave.cases) and wave_file(place.waves, wave.name) is not None
+            ):
+                continue
+            if wave.num_ended == len(wave.cases):
+                keep_manifest(place, wave)
+                continue
+        except LanemarkError as error:
+            advise(f"lanemark: {error}")
+        else:
+            advise(f"lanemark: {left_line(left, wave, driven=False)}")
+        stopped = True
+    return stopped
 
 
 def pause_s(elapsed_s: float) -> float:

@@ -31,8 +31,11 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "route": ("route", "from a question to the lane, the command and the records that answer it"),
     "frontier": ("frontier", "what is known to work: lane, mode, compile posture and device class, with its age"),
     "watch": ("watch", "say whether a series of runs got slower, since when, and what changed there; for CI"),
-    "promotion": ("promotion", "where kernel paths stand: promoted, expired, still owed; and one wave as a matrix"),
-    "promote": ("promote", "promote a kernel path on the records that show it: the only way its status moves"),
+    "promotion": ("promotion", "where kernel paths stand: promoted, rejected, still owed; and one wave as a matrix"),
+    "promote": (
+        "promote",
+        "promote a kernel path on the records that show it, or reject it: the only way its status moves",
+    ),
     "sign": ("sign", "sign records with an Ed25519 key, or make a key"),
     "log": ("log", "keep and check the log that shows whether a record was removed or altered"),
     "stage": ("stage", "copy a data set to a local directory, every byte held to its digest"),

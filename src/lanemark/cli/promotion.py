@@ -7,32 +7,43 @@ from pathlib import Path
 from typing import Any
 
 from lanemark.cli.parsing import advise, home, parser, print_json, terminal_width, unicode_output
+from lanemark.collect.left_waves import LeftWave, LeftWavePlace, left_waves
 from lanemark.collect.waves import read_wave, wave_file, wave_names, write_wave
 from lanemark.judge.promotions import Standing, standings
-from lanemark.lanes.wave import contradicted, manifest_document, wave_row
+from lanemark.lanes.promoting import word_of
+from lanemark.lanes.wave import NO_KERNELS, contradicted, is_as_far_as_a_cpu_goes, manifest_document, wave_row
 from lanemark.ledger.ledger import Ledger
 from lanemark.ledger.location import open_ledger
 from lanemark.observe.clock import stamp
 from lanemark.records.attempt import Home
-from lanemark.records.encoding import decode
+from lanemark.records.encoding import decode, digest, encode
 from lanemark.records.errors import LanemarkError, LedgerError, UsageError
 
-_WHATS = ("status", "wave")
+_WHATS = ("status", "wave", "resume")
 
 
 def main(args: list[str]) -> int:
     """Show standings or a wave. Exit 0; 1 where a wave's manifest is not what its records say."""
-    verb = parser("promotion", "Show where kernel paths stand: promoted, expired, and what is owed; or one wave.")
-    verb.add_argument("what", metavar="WHAT", help=f"{' or '.join(_WHATS)}")
-    verb.add_argument("name", nargs="?", default=None, metavar="WAVE", help="of `wave`: its name or manifest file")
+    verb = parser(
+        "promotion", "Show where kernel paths stand: promoted, rejected, expired, and what is owed; or one wave; or go "
+        "on with a wave that was left and stopped.",
+    )  # fmt: skip
+    verb.add_argument("what", metavar="WHAT", help=f"{', '.join(_WHATS[:-1])} or {_WHATS[-1]}")
+    verb.add_argument("name", nargs="?", default=None, metavar="WAVE", help="its name; of `wave` also a manifest file")
     verb.add_argument("--candidate", default=None, metavar="C", help="of `status`: only this candidate")
     verb.add_argument("-o", "--output", default=None, metavar="FILE.html", help="of `wave`: write it as HTML as well")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
     asked = verb.parse_args(args)
     if asked.what not in _WHATS:
         raise UsageError(
-            "arguments-invalid", f"lanemark promotion shows no {asked.what[:40]!r}", f"use {' or '.join(_WHATS)}"
+            "arguments-invalid", f"lanemark promotion has no {asked.what[:40]!r}", f"use {', '.join(_WHATS)}"
         )
+    if asked.what == "resume":
+        from lanemark.cli.wave import resume
+
+        if asked.name is None:
+            raise UsageError("arguments-invalid", "no wave is named to go on with", "name one")
+        return resume(asked.name, as_json=asked.json)
     return _status(asked.candidate, as_json=asked.json) if asked.what == "status" else _wave(asked)
 
 
@@ -68,6 +79,9 @@ def _told(each: Standing) -> str:
     lines = [f"{each.candidate} ({each.mode.replace('_', ' ')}; {scope}): {each.status}"]
     if each.promotion_id is not None:
         lines.append(f"  promoted   {(each.promoted_at or '')[:19]} on {each.promotion_id[7:19]}: {each.because}")
+    if each.refusal_id is not None:
+        when = (each.refused_at or "")[:19]
+        lines.append(f"  {each.status:<9}  {when} on {each.refusal_id[7:19]}, {each.basis}: {each.because}")
     if each.expired:
         lines.append(f"  expired    {', '.join(each.expired)}")
     if each.evidence_id is not None:
@@ -76,21 +90,34 @@ def _told(each: Standing) -> str:
         )
     if each.ready:
         lines.append(f"  owed       nothing: `lanemark promote {(each.evidence_id or '')[7:19]} --because …`")
+    if is_as_far_as_a_cpu_goes(each.arch, each.state, "unobserved" if _owes_a_device(each) else ""):
+        lines.append(f"  here       {NO_KERNELS}")
     lines += [f"  {'owed' if not place else '':<9}  {what}" for place, what in enumerate(each.owed)]
     return "\n".join(lines)
+
+
+def _owes_a_device(each: Standing) -> bool:
+    """The observation of a kernel is missing, and not an execution or a case's power."""
+    weak = "executed is not held" in each.owed or any("no_power" in what for what in each.owed)
+    return "dispatch_confirmed is not held" in each.owed and not weak
 
 
 def _wave(asked: Any) -> int:
     place = home()
     if asked.name is None:
-        names = wave_names(place.waves)
+        names = [*wave_names(place.waves), *(each for each in _left_names(place) if _is_driven(place, each))]
         if not names:
             raise LedgerError("wave-missing", "there is no wave yet", "make one with `lanemark run promotion`")
         asked.name = names[-1]
     ledger = open_ledger(place)
-    if wave_file(place.waves, asked.name) is None:
-        _sum_up(place, ledger, asked.name)
-    manifest, kept = read_wave(place.waves, asked.name)
+    left = LeftWavePlace(place.left_waves, asked.name) if asked.name in _left_names(place) else None
+    if left is not None and (left.is_driven() or wave_file(place.waves, asked.name) is None):
+        manifest, digest_, kept_at = _going_on(place, left)
+    else:
+        if wave_file(place.waves, asked.name) is None:
+            _sum_up(place, ledger, asked.name)
+        manifest, kept = read_wave(place.waves, asked.name)
+        digest_, kept_at = kept.digest, kept.path
     rows = {}
     for row in manifest["records"]:
         try:
@@ -99,14 +126,49 @@ def _wave(asked: Any) -> int:
             advise(f"lanemark: {error}")
     wrong = contradicted(manifest, rows)
     if asked.output is not None:
-        _write_page(manifest, kept.digest, wrong, asked.output)
+        _write_page(manifest, digest_, wrong, asked.output)
     if asked.json:
-        print_json({"digest": kept.digest, "path": str(kept.path), "contradicted": list(wrong), "manifest": manifest})
+        print_json({
+            "digest": digest_, "path": None if kept_at is None else str(kept_at), "contradicted": list(wrong),
+            "manifest": manifest,
+        })  # fmt: skip
     else:
-        print(shown_wave(manifest, kept.digest))
+        print(shown_wave(manifest, digest_))
         for line in wrong:
             advise(f"lanemark: {line}")
     return 1 if wrong else 0
+
+
+def _left_names(place: Home) -> list[str]:
+    return [each.root.name for each in left_waves(place.left_waves)]
+
+
+def _is_driven(place: Home, name: str) -> bool:
+    return LeftWavePlace(place.left_waves, name).is_driven()
+
+
+def _going_on(place: Home, left: LeftWavePlace) -> tuple[dict[str, Any], str, Path | None]:
+    """The manifest of a left wave as it is now. It is kept once nobody is at the wave and every case has ended."""
+    from lanemark.cli.wave_driver import keep_manifest, manifest_of
+
+    wave, driven = left.read(), left.is_driven()
+    manifest = manifest_of(place, wave)
+    if not driven and manifest["whole"]:
+        kept = keep_manifest(place, wave)
+        return (*read_wave(place.waves, wave.name)[:1], kept.digest, kept.path)
+    advise(f"lanemark: {left_line(left, wave, driven=driven)}")
+    return manifest, digest(encode(manifest)), None
+
+
+def left_line(left: LeftWavePlace, wave: LeftWave, *, driven: bool) -> str:
+    """How far a left wave is, in one line."""
+    far = f"the wave {wave.name}: {wave.num_ended} of {len(wave.cases)} cases have ended"
+    if driven:
+        return f"{far}, and its driver goes on (process {wave.driver.get('pid', 'unknown')})"
+    why = wave.stopped or (
+        "a case was cancelled" if any(each.state == "cancelled" for each in wave.cases) else f"see {left.log}"
+    )
+    return f"{far}, and nobody goes on with it ({why}); `lanemark promotion resume {wave.name}` does"
 
 
 def _sum_up(place: Home, ledger: Ledger, name: str) -> None:
@@ -114,7 +176,7 @@ def _sum_up(place: Home, ledger: Ledger, name: str) -> None:
     found = [
         (predicate["times"]["sealed_at"], wave_row(record_id, predicate), predicate)
         for record_id, predicate in promotion_records(ledger)
-        if predicate["promotion"]["wave"]["name"] == name and predicate["promotion"]["promotion_status"] != "promoted"
+        if predicate["promotion"]["wave"]["name"] == name and word_of(predicate) is None
     ]
     if found:
         found.sort(key=lambda item: item[:1])

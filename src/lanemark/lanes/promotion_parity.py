@@ -18,13 +18,15 @@ Doc = dict[str, Any]
 Violation = Literal[
     "raised", "shape_wrong", "dtype_wrong", "device_wrong", "lse_shape_wrong", "inputs_changed", "gradient_missing",
 ]  # fmt: skip
-#: Why a candidate is rejected, most telling first: the first that holds is the reason.
-Rejection = Literal[
-    "raised", "shape_wrong", "dtype_wrong", "device_wrong", "lse_shape_wrong", "inputs_changed", "gradient_missing",
+#: What the numbers of a parity case show.
+Numbers = Literal[
     "nan_in_padding", "nonfinite_output", "zero_output", "zeroed_rows", "rerouted_to_full", "future_token_seen",
     "token_dropped", "wrong_scale", "kv_heads_mixed_up", "frobenius_error", "row_error", "lse_error", "not_repeatable",
-    "name_forged", "silently_dense", "selection_ignored", "another_backend_ran", "stop_rule_broken",
 ]  # fmt: skip
+#: Who ran, or what a stop rule saw.
+Other = Literal["name_forged", "silently_dense", "selection_ignored", "another_backend_ran", "stop_rule_broken"]
+#: Why a candidate is rejected, most telling first: the first that holds is the reason.
+Rejection = Literal[Violation, Numbers, Other]
 REJECTIONS: Final[tuple[str, ...]] = get_args(Rejection)
 #: Forward and backward runs on equal inputs, whose results must have equal bits (facts of the field).
 REPEATS: Final = {"forward": 20, "backward": 3}

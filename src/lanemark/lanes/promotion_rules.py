@@ -7,14 +7,20 @@ failed, a readiness that is stated and not owed, and a promotion that names noth
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, get_args
 
 from lanemark.lanes.identity_rules import DETACHED_RULES, identity_rules
+from lanemark.lanes.promotion_parity import REJECTIONS, Numbers
 from lanemark.lanes.readiness import no_power, owed, rung_problem
 from lanemark.lanes.rule import Doc, Rule, close, is_ok, is_receipt, short
 from lanemark.records.encoding import digest, encode
 from lanemark.records.observation import value_of
-from lanemark.records.terms import BESIDE_THE_LADDER, LSE_LIMIT, RUNGS, STOP_RULES, fro_limit, row_limit
+from lanemark.records.terms import BESIDE_THE_LADDER, DECLARED, LSE_LIMIT, RUNGS, STOP_RULES, fro_limit, row_limit
+
+#: States that a person can say, and the finding that says who did.
+_SPOKEN: Final = {"rejected": "rejected_by_person", "shadow": "shadowed_by_person"}
+#: Reasons to reject that a record's own parity list shows.
+_IN_NUMBERS: Final = frozenset(get_args(Numbers))
 
 
 def _identities(doc: Doc) -> Iterator[tuple[str, Doc]]:
@@ -147,14 +153,44 @@ def _promoted_names_evidence(doc: Doc) -> str | None:
         if not part["promotion_ready"]:
             return "the status is promoted and the candidate is not ready"
         return None if part["promoted_on"] else "the status is promoted and no evidence is named"
-    return "records are named for a promotion that did not happen" if part["promoted_on"] else None
+    said = part["promotion_status"] == "rejected" or part["state"] == "shadow"
+    return "records are named for a word that was not said" if part["promoted_on"] and not said else None
+
+
+def _word_shows_its_basis(doc: Doc) -> str | None:
+    """A rejection or a shadow by a person. What a run concludes of itself names no records, and is not judged here."""
+    part = doc["promotion"]
+    reason, word = part["state_reason"], _SPOKEN.get(part["state"])
+    if not part["promoted_on"] or word is None:
+        return (
+            f"the reason is declared and nobody declared it: {short(reason)}" if reason.startswith(DECLARED) else None
+        )
+    if not any(finding["kind"] == word for finding in doc["findings"]):
+        return f"the state is {part['state']} by a person, and nobody says so"
+    named = {entry["digest"] for entry in doc["evidence"]}
+    missing = [digest_ for digest_ in part["promoted_on"] if digest_ not in named]
+    if missing:
+        return f"{short(missing[0])} is named and is not in the evidence"
+    if reason.startswith(DECLARED):
+        return None
+    if part["state"] == "shadow":
+        return "a shadow is declared, and the reason is given as if it had been observed"
+    slug = reason.partition(":")[0]
+    if slug not in REJECTIONS:
+        return f"the rejection is not declared, and {short(slug)} is nothing that is observed"
+    failed = any(case["verdict"] == "fail" for case in part["parity"])
+    if slug in _IN_NUMBERS and not failed:
+        return f"{slug} is given as observed, and no parity case failed"
+    if slug == "stop_rule_broken" and not any(value_of(stop["broken"]) is True for stop in part["stop_rules"]):
+        return "a broken stop rule is given as observed, and none is"
+    return None
 
 
 def _state_follows(doc: Doc) -> str | None:
     part = doc["promotion"]
     held = [rung["rung"] for rung in part["ladder"] if rung["held"]]
     state, status = part["state"], part["promotion_status"]
-    if (state == "promoted") != (status == "promoted"):
+    if (state == "promoted") != (status == "promoted") or (status == "rejected" and state != "rejected"):
         return f"the state is {state} and the status is {status}"
     if state in BESIDE_THE_LADDER or state == "promoted":
         return None
@@ -183,7 +219,7 @@ def _stop_rules_are_whole(doc: Doc) -> str | None:
 def _ok_ran_something(doc: Doc) -> str | None:
     part = doc["promotion"]
     nothing = not part["parity"] and value_of(part["execute_proof"]) is None
-    turned_away = part["state"] in ("blocked", "compiled", "imported", "planned")
+    turned_away = part["state"] in ("blocked", "compiled", "imported", "planned") or part["promoted_on"]
     return "the run ended ok and nothing was executed" if is_ok(doc) and nothing and not turned_away else None
 
 
@@ -197,6 +233,7 @@ def _receipt_needs_execution(doc: Doc) -> str | None:
 PROMOTION_RULES: Final[tuple[Rule, ...]] = (
     Rule("ready-is-computed", "Readiness follows from evidence and cannot simply be said.", _ready_is_computed),
     Rule("promoted-names-evidence", "A promotion without evidence is an opinion.", _promoted_names_evidence),
+    Rule("word-shows-its-basis", "What a person declares is not what was observed.", _word_shows_its_basis),
     Rule("rungs-have-evidence", "A plan, a flag or an import proves no execution.", _rungs_have_evidence),
     Rule("ladder-is-whole", "A rung over a missing one hides what was skipped.", _ladder_is_whole),
     Rule("executed-needs-proof", "Only kernels that were seen confirm a dispatch.", _executed_needs_proof),

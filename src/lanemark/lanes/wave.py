@@ -16,6 +16,11 @@ from lanemark.records.terms import RUNGS
 
 Doc = dict[str, Any]
 MANIFEST_FORMAT: Final = 1
+#: What is said once beside records of a host without a device, because it is no fault of any candidate there.
+NO_KERNELS: Final = (
+    "on a CPU a profiler names operators and no kernels, so that what passes everything there ends as inconclusive: "
+    "only a run on a device can be ready"
+)
 
 
 def wave_row(record_id: str, predicate: Mapping[str, Any]) -> Doc:
@@ -84,15 +89,29 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Doc:
     }
 
 
+def is_as_far_as_a_cpu_goes(arch: str, state: str, reason: str) -> bool:
+    """Whether a record owes a device and nothing that could be mended where it ran."""
+    return (
+        arch != "unknown" and not arch.startswith("sm_") and state == "inconclusive" and reason.startswith("unobserved")
+    )
+
+
 def rung_marks(row: Mapping[str, Any]) -> dict[str, str]:
-    """For each rung `held`, `not_asked` or `missing`."""
+    """For each rung `held`, `not_asked`, `missing`, or `shown`: every case passed, over a rung that is not held."""
     held = set(row["rungs"])
     return {
         rung: "held" if rung in held
         else "not_asked" if rung == "bwd_parity" and row["direction"] == "forward"
+        else "shown" if _every_case_passed(row, rung)
         else "missing"
         for rung in RUNGS
     }  # fmt: skip
+
+
+def _every_case_passed(row: Mapping[str, Any], rung: str) -> bool:
+    direction = {"fwd_parity": "forward", "bwd_parity": "backward"}.get(rung)
+    verdicts = [case["verdict"] for case in row["parity"] if case["direction"] == direction]
+    return bool(verdicts) and len(verdicts) == row.get("cases") and set(verdicts) == {"pass"}
 
 
 def parity_mark(row: Mapping[str, Any], name: str) -> str:

@@ -68,13 +68,7 @@ class LocalDetached:
         paths = submission.paths
         command = [sys.executable, "-m", SUPERVISOR, str(paths.root.absolute()), str(submission.lock_fd)]
         try:
-            log = os.open(paths.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            try:
-                with _not_hung_up():
-                    # Left for good: nobody waits for it here, and whoever inherits it when we are gone reaps it.
-                    _leave(command, paths, log, submission.lock_fd)
-            finally:
-                os.close(log)
+            start_left(command, paths.root, paths.supervisor_log, submission.lock_fd)
         except (OSError, subprocess.SubprocessError) as error:
             raise RunFailed(
                 "run-failed",
@@ -129,18 +123,33 @@ class LocalDetached:
 _GONE: Final = Status("failed", "its supervisor is gone and sealed no record", "gone")
 
 
-def _leave(command: list[str], paths: AttemptPaths, log: int, lock_fd: int) -> None:
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env=_with_import_path(os.environ),
-        # `-m` looks for modules in its directory first: in this one nobody's file can pass for one.
-        cwd=paths.root,
-        start_new_session=True,
-        pass_fds=(lock_fd,),
-    )
+def start_left(command: list[str], directory: Path, log: Path, lock_fd: int) -> None:
+    """Start a program that is left for good: nobody waits for it, and whoever inherits it when we are gone reaps it.
+
+    Args:
+        command: what is started, `-m` of a module of ours.
+        directory: where; `-m` looks for modules there first, so it is one in which nobody's file can pass for one.
+        log: takes its standard streams.
+        lock_fd: the one open file that it inherits.
+
+    Raises:
+        OSError: it was not started.
+    """
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        with _not_hung_up():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=_with_import_path(os.environ),
+                cwd=directory,
+                start_new_session=True,
+                pass_fds=(lock_fd,),
+            )
+    finally:
+        os.close(stream)
     # Popen warns of a child that is still running when its object goes; this one is meant to.
     process.returncode = 0
 

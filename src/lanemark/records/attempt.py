@@ -286,6 +286,11 @@ class Home:
         """Manifests of waves of the promotion lane, one file each."""
         return self.root / "waves"
 
+    @property
+    def left_waves(self) -> Path:
+        """Waves of the promotion lane that were left on this host (`lanemark.collect.left_waves`)."""
+        return self.root / "left-waves"
+
     def attempt(self, run_id: str) -> AttemptPaths:
         return AttemptPaths(self.attempts / run_id)
 

@@ -104,7 +104,7 @@ SLUGS: Final[dict[str, str]] = {
     "plan-mismatch": "The record's case does not hash to its plan digest",
     "evidence-mismatch": "A piece of evidence is not the one the record names",
     "figures-not-derived": "The record's figures do not follow from its own evidence",
-    "promotion-refused": "The named records do not support a promotion",
+    "promotion-refused": "The named records do not support what is said of them",
     "wave-missing": "There is no manifest of that wave",
     "lane-rule-broken": "The record contradicts itself or claims what its lane may not",
     # surfaces

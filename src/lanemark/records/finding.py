@@ -65,6 +65,8 @@ FINDINGS: Final[dict[str, str]] = {
     "begun_again": "the container was taken away and the run begun again",
     "retried_bootstrap": "the run was tried again after its ranks could not form a process group",
     "promoted_by_person": "a person promoted the candidate and named the records that it rests on",
+    "rejected_by_person": "a person rejected the candidate and named the records that it rests on",
+    "shadowed_by_person": "a person put the candidate into the shadow, where it is watched and takes no part",
     "self_check_failed": "the record contradicts itself, which is a defect of Lanemark",
 }
 

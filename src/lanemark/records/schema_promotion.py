@@ -171,7 +171,9 @@ class PromotionPart(Part):
     stop_rules: Many[StopRulePart] = Field(description="Every stop rule, looked at or not.")
     promotion_ready: bool = Field(description="Computed from everything above: recomputed by a rule.")
     promotion_status: PromotionStatus = Field(description="Moved only by a person who names the evidence.")
-    promoted_on: Many[Digest] = Field(description="Records named when it was promoted. Empty otherwise.")
+    promoted_on: Many[Digest] = Field(
+        description="Records that a person's word rests on: a promotion, a rejection, a shadow. Empty of a run."
+    )
     evidence_key: EvidenceKeyPart = Field(description="What the evidence rests on.")
     wave: WavePart = Field(description="The wave it belongs to.")
     import_health: Many[ImportHealthPart] = Field(description="Imports, apart from parity: neither proves the other.")

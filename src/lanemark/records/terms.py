@@ -80,6 +80,8 @@ PromotionState = Literal[
 #: States that stand beside the ladder: none of them is ready, whatever rungs are held.
 BESIDE_THE_LADDER: Final = ("blocked", "rejected", "inconclusive", "shadow", "expired")
 PromotionStatus = Literal["none", "promoted", "rejected", "expired"]
+#: How the reason begins of a state that a person declared and nobody observed.
+DECLARED: Final = "declared: "
 ParityVerdict = Literal["pass", "fail", "no_power"]
 
 StopRuleName = Literal[

@@ -27,12 +27,18 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     return Ledger(Home(tmp_path).ledger)
 
 
-def append(ledger: Ledger, run: str, sealed_at: str, **components: str) -> str:
+def append(ledger: Ledger, run: str, sealed_at: str, *, fails: bool = False, **components: str) -> str:
     """A ready record of the corpus, as today's matrix and rule tables would have it, under another run id."""
     doc: dict[str, Any] = json.loads(READY.read_bytes())["predicate"]
+    if fails:
+        part = doc["promotion"]
+        part["parity"][0].update(fro=0.02, row=0.03, verdict="fail")
+        part["ladder"][5] = {"rung": "fwd_parity", "held": False, "evidence": [], "reason": "a case failed"}
+        part.update(state="rejected", state_reason="wrong_scale: over its limit", promotion_ready=False)
     key = {**doc["promotion"]["evidence_key"]["components"], "matrix": rule_tables(), **components}
     doc["promotion"]["evidence_key"] = evidence_key(key)
     doc["run_id"], doc["times"]["sealed_at"] = f"promotion-20261122T152233Z-{run}", sealed_at
+    doc["times"]["prepared_at"] = sealed_at
     about = subjects(
         plan_digest=doc["plan_digest"], image_digest=value_of(doc["image"]["digest"]),
         commit=value_of(doc["source"]["commit"]),
@@ -83,6 +89,59 @@ def test_a_promotion_of_records_that_rest_on_different_things_seals_nothing(ledg
     ids = [append(ledger, run, "2026-11-22T15:22:44.020Z", cuda=run) for run in ("aaaaaaaa", "bbbbbbbb")]
     assert printed(capsys, "promote", *ids, "--because", "x", code=1)["error"]["slug"] == "promotion-refused"
     assert len(ledger.list(lane="promotion").rows) == 2
+
+
+def test_a_rejection_on_evidence_is_kept_told_and_outlived(ledger: Ledger, capsys: Capture) -> None:
+    failed = append(ledger, "aaaaaaaa", "2026-11-22T15:22:44.020Z", fails=True)
+    why = ("--because", "it broke the nightly training")
+    done = printed(capsys, "promote", failed, "--status", "rejected", *why)
+    assert (done["word"], done["promotion_status"], done["state"]) == ("rejected", "rejected", "rejected")
+    assert done["reason"] == "wrong_scale: over its limit", "what was observed stays the reason"
+    assert main(["verify", done["record_id"]]) == 0
+    assert "no rule of the lane is broken" in capsys.readouterr().out
+    assert main(["show", done["record_id"]]) == 0
+    assert "rejected: it broke the nightly training" in capsys.readouterr().out
+    assert main(["promotion", "status"]) == 0
+    told = capsys.readouterr().out
+    assert "direction" not in told
+    assert f"on {done['record_id'][7:19]}, observed: wrong_scale: over its limit; it broke the nightly training" in told
+
+    old = append(ledger, "bbbbbbbb", "2026-11-23T15:22:44.020Z")  # ready, and begun before the rejection
+    assert printed(capsys, "promote", old, "--because", "it passed", code=1)["error"]["slug"] == "promotion-refused"
+    later = append(ledger, "cccccccc", "2099-01-01T00:00:00.000Z")
+    stands = printed(capsys, "promotion", "status")["standings"][0]
+    assert (stands["status"], stands["ready"], stands["owed"]) == ("rejected", True, [])
+    moved = printed(capsys, "promote", later, "--because", "mended and run again")
+    assert (ledger.root / "evidence" / done["record_id"][7:9] / done["record_id"][7:]).exists(), (
+        "it names the rejection"
+    )
+    assert main(["verify", moved["record_id"]]) == 0
+
+
+def test_a_declared_rejection_and_a_shadow_say_so_everywhere(ledger: Ledger, capsys: Capture) -> None:
+    run = append(ledger, "aaaaaaaa", "2026-11-22T15:22:44.020Z")
+    why = ("--because", "its licence changed")
+    refused = printed(capsys, "promote", run, "--status", "rejected", *why, code=1)
+    assert "no named record shows a failure" in refused["error"]["message"]
+    done = printed(capsys, "promote", run, "--status", "rejected", "--declared", *why)
+    assert done["reason"] == "declared: its licence changed"
+    assert main(["cite", done["record_id"]]) == 0
+    assert "declared: its licence changed" in capsys.readouterr().out
+    assert printed(capsys, "promotion", "status")["standings"][0]["basis"] == "declared"
+    done = printed(capsys, "promote", run, "--status", "shadow", *why)
+    assert (done["word"], done["promotion_status"], done["state"]) == ("shadow", "none", "shadow")
+    assert main(["verify", done["record_id"]]) == 0
+    capsys.readouterr()
+    stands = printed(capsys, "promotion", "status")["standings"][0]
+    assert (stands["status"], stands["ready"]) == ("shadow", False)
+    assert stands["owed"][-1].startswith("a run that begins after the shadow of ")
+
+
+@pytest.mark.parametrize("words", [("--status", "blocked"), ("--declared",), ("--status", "shadow", "--declared")])
+def test_what_nobody_can_say(ledger: Ledger, capsys: Capture, words: tuple[str, ...]) -> None:
+    run = append(ledger, "aaaaaaaa", "2026-11-22T15:22:44.020Z")
+    assert printed(capsys, "promote", run, *words, "--because", "x", code=2)["error"]["slug"] == "value-invalid"
+    assert len(ledger.list(lane="promotion").rows) == 1
 
 
 def test_an_empty_ledger_says_how_to_begin(ledger: Ledger, capsys: Capture) -> None:

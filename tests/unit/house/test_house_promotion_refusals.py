@@ -76,8 +76,14 @@ def test_a_run_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     assert slug_of(capsys, "run", "promotion", "--repeat", "3") == "value-invalid"
 
 
-def test_one_run_is_left_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
-    assert slug_of(capsys, "run", "promotion", "--gpu", "cpu", "--detach") == "value-invalid"
+def test_a_left_wave_that_is_not_there_or_has_a_name_already(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    assert slug_of(capsys, "promotion", "resume", code=2) == "arguments-invalid"
+    assert slug_of(capsys, "promotion", "resume", "first", code=1) == "wave-missing"
+    there = home / "home" / "left-waves" / "first"
+    there.mkdir(parents=True)
+    (there / "wave.json").write_text('{"format": 2}', encoding="utf-8")
+    assert slug_of(capsys, "promotion", "resume", "first", code=1) == "wave-missing"
+    assert slug_of(capsys, "run", "promotion", "--gpu", "cpu", "--detach", "--wave", "first") == "value-invalid"
 
 
 def test_a_wave_that_is_not_there(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -15,7 +15,7 @@ from lanemark.report.columns import cells
 from lanemark.report.html import render_html
 from lanemark.report.terminal import render
 from lanemark.report.view import RecordView, record_view
-from lanemark.report.wave import render_wave, wave_view
+from lanemark.report.wave import blocks, render_wave, wave_view
 from lanemark.report.wave_page import render_wave_html
 
 GOOD = Path(__file__).parents[2] / "assets" / "records" / "good"
@@ -93,9 +93,94 @@ def test_a_surviving_mutant_is_told() -> None:
 
 def test_a_wave_fits_its_width_and_the_ascii_form_has_no_other_letters() -> None:
     view = wave_view(wave(), "sha256:" + "d" * 64)
-    for width in (60, 90):
-        assert all(len(line) <= width + 40 for line in render_wave(view, width=width).split("\n"))
+    for width in (70, 80, 90):
+        assert all(cells(line) <= width for line in render_wave(view, width=width).split("\n"))
     assert render_wave(view, unicode=False).isascii()
+
+
+CASES = tuple(f"causal-s{number}-d64-h2" for number in range(1, 22))
+
+
+def matrix_row(candidate: str, dtype: str, cases: tuple[str, ...]) -> dict[str, Any]:
+    row = wave_row(f"sha256:{candidate}{dtype}".ljust(71, "0"), predicate_of("promotion_backward"))
+    parity = [
+        {"name": case, "direction": direction, "verdict": "pass"}
+        for case in cases
+        for direction in ("forward", "backward")
+    ]
+    return {
+        **row, "candidate": candidate, "dtype": dtype, "parity": parity, "cases": len(cases), "state": "inconclusive",
+        "reason": "unobserved", "ready": False, "rungs": ["planned", "compiled", "imported", "executed"],
+    }  # fmt: skip
+
+
+def full_wave() -> dict[str, Any]:
+    """As a CPU leaves it: three types, one candidate that does not claim every case, one case that failed."""
+    rows = [matrix_row("sdpa_math", dtype, CASES) for dtype in ("bf16", "fp16", "fp32")]
+    rows.append(matrix_row("sdpa_flash", "bf16", CASES[:18]))
+    rows[2]["parity"][0]["verdict"] = "fail"
+    left = [
+        {"candidate": "sdpa_flash", "dtype": "bf16", "direction": "backward", "case": case, "words": "",
+         "reason": "value_dim_unsupported"} for case in CASES[18:20]
+    ]  # fmt: skip
+    left += [
+        {"candidate": name, "dtype": "bf16", "direction": "forward", "case": None, "words": "", "reason": "arch_unsupported"}
+        for name in ("fa2", "fa3")
+    ]  # fmt: skip
+    return manifest_document("full", "matrix", rows, created_at="2026-11-28T16:00:00.000Z", whole=True, left_out=left)
+
+
+def test_golden_full_wave_at_80_columns(update_golden: bool) -> None:
+    path = GOLDEN / "promotion_wave_full.txt"
+    text = render_wave(wave_view(full_wave(), "sha256:" + "d" * 64), width=80) + "\n"
+    if update_golden:
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), "run pytest with --update-golden if this change is meant"
+
+
+def test_what_was_not_asked_is_no_case_that_was_not_run() -> None:
+    view = wave_view(full_wave(), "sha256:" + "d" * 64)
+    assert view.matrices[0].rows[3].cases[17:] == ("pass", "not_asked", "not_asked", "not_run")
+    assert view.matrices[0].rows[2].cases[0] == "fail"
+    assert (view.where, view.rows[0].scope) == ("sm_90", "bf16 backward")
+    assert view.left_out == (
+        "sdpa_flash: causal-s19-d64-h2, causal-s20-d64-h2 (value dim unsupported)",
+        "fa2, fa3: bf16 forward (arch unsupported)",
+    )
+    assert [len(why.records) for why in view.why] == [3, 1]
+
+
+def test_parity_that_was_shown_over_a_rung_that_is_not_held_is_told_apart() -> None:
+    rows = wave_view(full_wave(), "sha256:" + "d" * 64).rows
+    assert rows[0].rungs[-3:] == ("missing", "shown", "shown")
+    assert rows[2].rungs[-2:] == ("missing", "shown"), "a case failed forward"
+    less = {**matrix_row("sdpa_math", "bf16", CASES[:20]), "cases": 21}
+    assert wave_view({**full_wave(), "records": [less]}, "sha256:x").rows[0].rungs[-2:] == ("missing", "missing")
+
+
+def test_a_host_without_a_device_says_once_that_it_can_make_nothing_ready() -> None:
+    on_cpu = full_wave()
+    for row in on_cpu["records"]:
+        row["arch"] = "x86_64"
+    assert render_wave(wave_view(on_cpu, "sha256:x")).count("only a run on a device can be ready") == 1
+    assert "a run on a device can be ready" in render_wave_html(wave_view(on_cpu, "sha256:x"))
+    assert wave_view(full_wave(), "sha256:x").note == ""
+    on_cpu["records"] = [{**row, "state": "rejected", "reason": "zero_output: x"} for row in on_cpu["records"]]
+    assert wave_view(on_cpu, "sha256:x").note == ""
+
+
+@pytest.mark.parametrize(
+    ("num_cases", "room", "expected"),
+    [
+        (5, 15, [(0, 5, 3)]),
+        (5, 14, [(0, 5, 2)]),
+        (21, 42, [(0, 21, 2)]),
+        (21, 41, [(0, 20, 2), (20, 21, 2)]),
+        (3, 1, [(0, 1, 2), (1, 2, 2), (2, 3, 2)]),
+    ],
+)
+def test_columns_of_cases_fit_or_go_on_below(num_cases: int, room: int, expected: list[tuple[int, int, int]]) -> None:
+    assert blocks(num_cases, room) == expected
 
 
 def test_a_wave_counts_what_its_records_say() -> None:
@@ -105,7 +190,10 @@ def test_a_wave_counts_what_its_records_say() -> None:
     assert {row.rungs[-1] for row in view.rows if "forward" in row.scope} == {"not_asked"}
     assert any("sdpa_flash: causal-s128-d192x128-h8 (value dim unsupported)" in line for line in view.left_out)
     ended = wave_view(wave(whole=False), "sha256:" + "d" * 64)
-    assert "ended early" in ended.states
+    assert "not every case of the wave has a record" in ended.states
+    assert wave_view(wave(records=[], whole=False), "sha256:" + "d" * 64).states == (
+        "not every case of the wave has a record"
+    )
 
 
 def test_a_wave_page_is_whole_and_says_every_mark_in_words() -> None:
