@@ -320,7 +320,12 @@ class _Work:
                 WORKERS_SMALL if small else WORKERS, sum(-(-one.bytes // PIECE_BYTES) or 1 for one in missing)
             )
             transfer = Transfer(
-                self._store, self._landings(missing), journal, stopped=self._stopped, workers=max(1, workers)
+                self._store,
+                self._landings(missing),
+                journal,
+                stopped=self._stopped,
+                workers=max(1, workers),
+                small=small,
             )
             transfer.run(ends=ends, tick=tick)
         finally:

@@ -5,6 +5,8 @@ server, and all of them repeat by rules of their own. So repeating is switched o
 (`persist`), under one rule: a fault that may pass is tried again, after growing pauses, until the source has failed
 this one request for `patience_s`. An answer that will be the same next time is raised at once.
 
+The bytes of objects come by plain requests where they can (`lanemark.stage.wire`), and through the client where not.
+
 **Credentials** come from the chains that each provider's users know, as the client follows them: environment variables,
 web identity, container and instance roles for S3; application-default credentials for Google; environment, managed
 identity and, if `AZURE_USE_AZURE_CLI` is set, the Azure CLI for Azure. The one chain that the client does not follow is
@@ -23,10 +25,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
+from urllib.request import getproxies
 
 from lanemark.records.errors import LanemarkError, StageError
 from lanemark.stage.objects import PIECE_BYTES, Found
 from lanemark.stage.place import Place
+from lanemark.stage.wire import BUFFER_BYTES, Answer, NotPlainError, Wire
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -42,11 +47,13 @@ _SLOWEST_BYTES_PER_S: Final = 100_000
 _TOO_SLOW: Final = f"it sends less than {_SLOWEST_BYTES_PER_S // 1000} kB a second"
 #: Bytes handed over at a time: hashed and written while they are still in a core's cache. Measured a GiB on two
 #: cores: 1.2 CPU s with parts of 256 KiB and 43 MiB resident, 1.5 s with 1 MiB, 1.6 s and 164 MiB with whole pieces.
-PART_BYTES: Final = 256 * 1024
+PART_BYTES: Final = BUFFER_BYTES
 #: An object no larger than this comes in one request and one part: for it the round trip is what costs.
 WHOLE_BYTES: Final = 1024 * 1024
 #: Answers that may be different next time: time-out, too many requests, and every fault of the server (RFC 9110).
 _PASSING: Final = frozenset({408, 425, 429})
+#: How long a signed link is good for: longer than any one request may take, and short enough to be worth nothing.
+_SIGNED: Final = timedelta(minutes=15)
 _STATUS: Final = re.compile(r"status code: (\d{3})|status: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
 #: S3 error codes that are about keys though their status is 400 (S3 API reference, "Error responses").
@@ -55,6 +62,11 @@ _KEY_CODES: Final = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequ
 _WORDS: Final = (
     ("connection refused", "the connection was refused"),
     ("dns error", "its host name is not known"),
+    ("name or service", "its host name is not known"),
+    ("name resolution", "its host name is not known"),
+    ("nodename", "its host name is not known"),
+    ("unreachable", "there is no way to its network"),
+    ("no route", "there is no way to its network"),
     ("certificate", "its certificate is not trusted"),
     ("timed out", "it did not answer in time"),
     ("timeout", "it did not answer in time"),
@@ -64,7 +76,9 @@ _WORDS: Final = (
     ("end of file", "the connection ended early"),
     ("body error", "the connection ended early"),
     ("error decoding response body", "the connection ended early"),
+    ("eof occurred", "the connection ended early"),
     ("closed", "the connection was closed"),
+    ("broken pipe", "the connection was closed"),
 )
 #: Where a cloud host asks for its own keys; the last resort of every provider's chain.
 _HOST_KEYS: Final = ("169.254.169.254", "metadata.google.internal", "169.254.170.2")
@@ -104,6 +118,10 @@ class Store:
         self._stopped = stopped
         self._obstore = obstore
         self._client = self._connect(environ)
+        proxied = getproxies().keys() - {"no"}
+        # A proxy is the client's to talk to, and signing for Google and Azure may take requests of its own.
+        self._wire = Wire(self.stall_s)
+        self._plain = place.kind in ("s3", "http") and not proxied
 
     def at(self, place: Place) -> Store:
         """The same settings at another place."""
@@ -157,16 +175,18 @@ class Store:
     def parts(self, found: Found, start: int, stop: int) -> Iterator[memoryview]:
         """Bytes `start` to `stop` of an object, in parts of about `PART_BYTES`, of the object that `found` tells of.
 
+        A part's bytes are there until the next one is asked for.
+
         Raises:
             PassingError: a fault that may pass; whatever was yielded before it is worth nothing.
             StageError: `stage-changed`, `stage-denied` or `stage-unreachable`.
         """
-        whole, first, began = found.bytes <= WHOLE_BYTES, start, time.monotonic()
+        first, began = start, time.monotonic()
+        answer = self._asked(found, start, stop)
         try:
-            result = self._open(found, start, stop)
-            for part in (result.bytes(),) if whole else result.stream(min_chunk_size=PART_BYTES):
+            for part in self._carried(found, start, stop) if answer is None else answer.parts():
                 start += len(part)
-                yield memoryview(part)
+                yield part
                 took_s = time.monotonic() - began
                 if took_s > self.stall_s and start - first < took_s * _SLOWEST_BYTES_PER_S:
                     raise PassingError(_TOO_SLOW)
@@ -180,6 +200,69 @@ class Store:
             raise PassingError(_TOO_SLOW if late else reason_of(error)) from None
         if start != stop:
             raise PassingError("the connection ended early" if start < stop else "it sent more than was asked for")
+
+    def hang_up(self, *, wake: bool = False) -> None:
+        """Close kept connections; or, with `wake`, only end what any thread still waits for."""
+        if wake:
+            self._wire.end()
+        else:
+            self._wire.close()
+
+    def _asked(self, found: Found, start: int, stop: int) -> Answer | None:
+        """The answer to a plain request that has these bytes; None where it is the client library's to ask.
+
+        Whatever is about the request itself (keys, a redirect, an answer that is no plain one) goes to the library as
+        well, from then on, and its word counts.
+        """
+        if not self._plain or found.version is not None:
+            return None
+        ranged = found.bytes > WHOLE_BYTES
+        headers = f"If-Match: {found.etag}\r\n" if found.etag is not None and found.etag.isprintable() else ""
+        headers += f"Range: bytes={start}-{stop - 1}\r\n" if ranged else ""
+        try:
+            answer = self._wire.get(self._url(found.name), headers)
+            if answer.status != (206 if ranged else 200):
+                self._refused(answer, found.name)
+        except OSError as error:
+            raise PassingError(reason_of(error)) from None
+        except (NotPlainError, self._obstore.exceptions.BaseError, ValueError):
+            self._plain = False
+            return None
+        size = answer.headers.get("content-range", "").rpartition("/")[2] if ranged else str(answer.length)
+        tags = {tag.strip('"') for tag in (found.etag, answer.headers.get("etag")) if tag is not None}
+        if size != str(found.bytes) or len(tags) > 1:
+            answer.close()
+            raise self._changed(found.name, "replaced")
+        return answer
+
+    def _refused(self, answer: Answer, name: str) -> None:
+        """Raise for an answer without the bytes."""
+        status, said = answer.status, b""
+        if answer.length > BUFFER_BYTES:
+            answer.close()
+        else:
+            said = b"".join(bytes(part) for part in answer.parts())
+        if status == 404:
+            raise self._changed(name, "removed")
+        if status == 412:
+            raise self._changed(name, "replaced")
+        if status >= 500 or status in _PASSING:
+            code = _CODE.search(said.decode("latin-1"))
+            raise PassingError(f"it answered {status}" + (f" {code[1]}" if code else ""))
+        raise NotPlainError
+
+    def _url(self, name: str) -> str:
+        """Where a plain request finds an object: of a bucket, a link signed for this one request and its time."""
+        if self.place.kind == "http":
+            return "/".join([str(self.place.endpoint), *(quote(part) for part in (self.place.prefix, name) if part)])
+        return str(self._obstore.sign(self._client, "GET", name, expires_in=_SIGNED))
+
+    def _carried(self, found: Found, start: int, stop: int) -> Iterator[memoryview]:
+        """The same bytes through the client library."""
+        result = self._open(found, start, stop)
+        whole = found.bytes <= WHOLE_BYTES
+        for part in (result.bytes(),) if whole else result.stream(min_chunk_size=PART_BYTES):
+            yield memoryview(part)
 
     def _open(self, found: Found, start: int, stop: int) -> GetResult:
         options: GetOptions = {}
