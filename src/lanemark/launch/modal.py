@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +38,7 @@ from lanemark.launch.modal_results import (
 )
 from lanemark.launch.programs import RANK_PROGRAMS
 from lanemark.launch.surface import Placement
-from lanemark.measure.durable import replace_file
+from lanemark.measure.durable import place_staged, staged_name
 from lanemark.records.attempt import AttemptPaths
 from lanemark.records.case import Case
 from lanemark.records.encoding import encode
@@ -50,7 +49,6 @@ _OURS: Final = frozenset({"attempt.json", "case.json", "handover.json", "supervi
 _MANIFEST_BYTES: Final = 8 * 1024 * 1024
 #: Logs are cut by the supervisor to a few MiB (launch/logs.py); sample files of a long run are larger.
 _FILE_BYTES: Final = 1024 * 1024 * 1024
-_READERS: Final = 8
 _STOP_S: Final = 60.0
 #: A worker that is told to end has 20 s (collect/modal_job.py), and carrying takes a while: after this it is gone.
 WIND_UP_S: Final = 90.0
@@ -248,11 +246,7 @@ class ModalSurface:
             if done is not None:
                 expected = {file.name: file for file in done.files}
             wanted = {name: about for name, about in expected.items() if name not in _OURS and plain(name)}
-            with ThreadPoolExecutor(min(_READERS, max(1, len(wanted)))) as readers:
-                problems = readers.map(
-                    lambda entry: self._bring(handle, number, entry[0], entry[1], into), sorted(wanted.items())
-                )
-                told = [problem for problem in problems if problem is not None]
+            told = self._bring(handle, number, wanted, into)
         except LanemarkError:
             raise
         except Exception as error:
@@ -263,25 +257,36 @@ class ModalSurface:
         return Fetched(tuple(sorted(set(wanted) - missing)), tuple(told), None if done is None else done.ended_at)
 
     def _bring(
-        self, handle: Handle, number: int, name: str, about: CarriedFile | None, into: AttemptPaths
-    ) -> str | None:
-        """One file, whole or not at all; a sentence where it is not brought."""
-        target = into.root / name
-        if about is not None and _has(target, about):
-            return None
+        self, handle: Handle, number: int, files: Mapping[str, CarriedFile | None], into: AttemptPaths
+    ) -> list[str]:
+        """Files, each whole or not at all, and all of them durable. Returns a sentence for each that is not brought.
+
+        They go straight to disk, beside where they belong, and are moved once they are what the manifest names.
+        """
+        asked, there = client(), f"{handle.run_id}/{execution_directory(number)}/{ATTEMPT}"
+        names = [name for name, about in sorted(files.items()) if about is None or not _has(into.root / name, about)]
+        staged = {name: staged_name(into.root / name) for name in names}
+        for parent in {path.parent for path in staged.values()}:
+            parent.mkdir(parents=True, exist_ok=True)
+        wanted = []
+        for name in names:
+            about = files[name]
+            limit = _FILE_BYTES if about is None else min(_FILE_BYTES, about.bytes)
+            wanted.append(asked.Wanted(f"{there}/{name}", staged[name], limit))
+        told, whole = [], []
         try:
-            data = self._read(handle, f"{execution_directory(number)}/{ATTEMPT}/{name}", _FILE_BYTES)
-        except FileNotFoundError:
-            return f"{name}: the Volume does not have it"
-        except ValueError as error:
-            return f"{name}: {error}"
-        if about is not None and hashlib.sha256(data).hexdigest() != about.sha256:
-            return f"{name}: its bytes are not those that the manifest names"
-        if name == "record.json" and not _is_of(data, handle.run_id):
-            return f"{name}: it is the record of another run"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, data)
-        return None
+            brought = asked.bring(*self._volume(handle), wanted)
+            for name, found in zip(names, brought, strict=True):
+                problem = _wrong(name, found, files[name], staged[name], handle.run_id)
+                if problem is None:
+                    whole.append((name, staged[name]))
+                else:
+                    told.append(problem)
+            place_staged(into.root, whole)
+        finally:
+            for path in staged.values():
+                path.unlink(missing_ok=True)
+        return told
 
     def cancel(self, handle: Handle, reason: str) -> None:
         """See `DetachedSurface.cancel`. When it was asked for is noted on the Volume, where every collector sees it."""
@@ -324,6 +329,21 @@ def _returned(given: Any) -> Status:
     number = given.get("execution", 1)
     again = "" if number == 1 else f", in execution {number}"
     return Status("finished", f"the worker sealed {given['state']}{again}", completed_at=at)
+
+
+def _wrong(
+    name: str, found: str | FileNotFoundError | ValueError, about: CarriedFile | None, staged: Path, run_id: str
+) -> str | None:
+    """Why a file that was asked for is not taken; None where it is."""
+    if isinstance(found, FileNotFoundError):
+        return f"{name}: the Volume does not have it"
+    if isinstance(found, ValueError):
+        return f"{name}: {found}"
+    if about is not None and found != about.sha256:
+        return f"{name}: its bytes are not those that the manifest names"
+    if name == "record.json" and not _is_of(staged.read_bytes(), run_id):
+        return f"{name}: it is the record of another run"
+    return None
 
 
 def _has(target: Path, about: CarriedFile) -> bool:
