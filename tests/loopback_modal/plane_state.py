@@ -35,6 +35,7 @@ class Faults:
         unavailable: RPC → numbers of calls (from 1) that are answered UNAVAILABLE and do nothing.
         lost_answer: RPC → numbers of calls that are carried out and answered UNAVAILABLE.
         no_input_after_s: how long a container that has nothing to do lives.
+        time_limit_s: an input is ended by the service after so long, whatever its function asked for; 0 for that.
         slow_file_s: a block of a Volume's file is served this much later.
     """
 
@@ -48,6 +49,7 @@ class Faults:
     unavailable: dict[str, list[int]] = field(default_factory=dict)
     lost_answer: dict[str, list[int]] = field(default_factory=dict)
     no_input_after_s: float = 2.0
+    time_limit_s: float = 0.0
     slow_file_s: float = 0.0
 
 

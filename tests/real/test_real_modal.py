@@ -223,7 +223,7 @@ def test_the_sparse_lane_is_left_there_and_collected_with_every_backend_observed
     assert [shape(seen["sparse"].get(part)) for part in parts] == [shape(local["sparse"].get(part)) for part in parts]
 
 
-def test_the_promotion_lane_is_left_there_and_its_ladder_comes_home(plane: ModalPlane, tmp_path: Path) -> None:
+def test_the_promotion_lane_s_launcher_is_killed_and_its_ladder_comes_home(plane: ModalPlane, tmp_path: Path) -> None:
     asked = [
         "promotion",
         "--candidate",
@@ -236,13 +236,11 @@ def test_the_promotion_lane_is_left_there_and_its_ladder_comes_home(plane: Modal
         "--gpu",
         "cpu",
     ]
-    left = lanemark(plane, tmp_path, "run", *asked, "--detach", "--json")
-    assert left.returncode == 0, left.stderr
-    (run,) = json.loads(left.stdout)["runs"]
-    done = lanemark(plane, tmp_path, "collect", run["run_id"], "--wait")
+    run_id = launch_and_kill(plane, tmp_path, *asked)
+    done = lanemark(plane, tmp_path, "collect", run_id, "--wait")
     assert done.returncode == 0, done.stderr + plane.logs()[-3000:]
-    assert lanemark(plane, tmp_path, "verify", run["run_id"]).returncode == 0
-    seen = predicate(plane, tmp_path, run["run_id"])
+    assert lanemark(plane, tmp_path, "verify", run_id).returncode == 0
+    seen = predicate(plane, tmp_path, run_id)
     assert seen["outcome"]["state"] == "ok"
     assert seen["promotion"]["collector"]["lifecycle"] == "detached"
     assert seen["surface"]["call_id"]["value"].startswith("fc-")

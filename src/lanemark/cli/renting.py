@@ -7,8 +7,8 @@ compiler, no cache. What can be settled here is: the request, the tokens, whethe
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +63,23 @@ def decide_rented(asked: Asked, home: Home, *, build: bool) -> Decided:
     return Decided(case, placement, tokens, {}, reasons, parse_sources(asked.cache_from, {}))
 
 
-def surface_for(asked: Asked) -> ModalSurface:
-    """The surface that a launch of this case goes through."""
+def surface_for(asked: Asked, interrupted: Callable[[], str | None] = lambda: None) -> ModalSurface:
+    """The surface that a launch of this case goes through; `interrupted` names a signal that asks for none."""
     assert asked.rental is not None
-    return launching_surface(asked.rental, cache_from=asked.cache_from)
+    return launching_surface(asked.rental, cache_from=asked.cache_from, interrupted=interrupted)
+
+
+@dataclass(frozen=True)
+class Rented:
+    """A run that was left there.
+
+    Attributes:
+        manifest: its attempt's.
+        interrupted_by: the signal that came while it was launched, too late for it not to be; or None.
+    """
+
+    manifest: Manifest
+    interrupted_by: str | None
 
 
 def plan_rented(asked: Asked, home: Home) -> dict[str, Any]:
@@ -113,8 +126,8 @@ def rent(
     argv: list[str],
     artifacts: Mapping[str, Any] | None = None,
     wave: str | None = None,
-) -> Manifest:
-    """Check that the service would take the run, carry its data there, and leave it. Returns the attempt's manifest.
+) -> Rented:
+    """Check that the service would take the run, carry its data there, and leave it.
 
     Args:
         asked: the question, and what is to be rented for it.
@@ -125,7 +138,7 @@ def rent(
 
     Raises:
         GateRefused: the service cannot be used, or the attempt cannot be prepared; nothing was launched.
-        RunFailed: nothing was launched; the attempt is sealed and says so.
+        RunFailed: nothing was launched; the attempt is sealed and says so. `run-cancelled` where a signal came first.
         SurfaceError: whether it was launched is not known yet.
     """
     home_writable(home)
@@ -133,11 +146,19 @@ def rent(
     check_service(asked)
     decided = decide_rented(asked, home, build=True)
     carry_data(decided, asked)
-    return leave(decided, home, argv=argv, artifacts=artifacts, wave=wave, renting=surface_for(asked))
+    with StopSignals() as stop:
+        renting = surface_for(asked, stop)
+        manifest = leave(decided, home, argv=argv, artifacts=artifacts, wave=wave, renting=renting)
+    return Rented(manifest, stop())
 
 
-def wait_for(home: Home, run_id: str) -> Conducted:
+def wait_for(home: Home, run_id: str, interrupted_by: str | None = None) -> Conducted:
     """Wait for a run that was left, and bring it home. A signal to this process asks for the run's end.
+
+    Args:
+        home: where its attempt lies.
+        run_id: which.
+        interrupted_by: a signal that came before: its end is asked for at once.
 
     Raises:
         SurfaceError: the run ended for us and not there: it could not be collected.
@@ -146,8 +167,9 @@ def wait_for(home: Home, run_id: str) -> Conducted:
     asked_to_end = False
     with StopSignals() as stop, Bar("running") as bar:
         while True:
-            if stop() is not None and not asked_to_end:
-                bar.say(f"{stop()}: asking for the end of {run_id}")
+            told = stop() or interrupted_by
+            if told is not None and not asked_to_end:
+                bar.say(f"{told}: asking for the end of {run_id}")
                 done, asked_to_end = cancel_one(home, paths, surfaces), True
             else:
                 done = collect_one(home, paths, surfaces)

@@ -8,7 +8,7 @@ into the container's environment by the service.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,10 +70,12 @@ def upload_data(directory: Path, dataset_digest: str, rental: Rental) -> int:
     return len(files)
 
 
-def launching_surface(rental: Rental, *, cache_from: tuple[str, ...] = ()) -> ModalSurface:
+def launching_surface(
+    rental: Rental, *, cache_from: tuple[str, ...] = (), interrupted: Callable[[], str | None] = lambda: None
+) -> ModalSurface:
     """A surface that can submit: it knows what to rent, and which function the container runs."""
 
     def payload(submission: Submission) -> Mapping[str, Any]:
         return payload_of(submission, rental, cache_from=cache_from)
 
-    return ModalSurface(rental, worker=run_job, payload=payload)
+    return ModalSurface(rental, worker=run_job, payload=payload, interrupted=interrupted)

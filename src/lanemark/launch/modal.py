@@ -74,6 +74,7 @@ class ModalSurface:
         rental: what is rented; a collector needs none, and takes names from a run's own ids.
         worker: the function that the container is to run, where runs are submitted (`modal_job.run_job`).
         payload: what it is given, from a submission.
+        interrupted: the name of a signal that asks for a launch not to be made, or None.
     """
 
     name = "modal"
@@ -86,10 +87,12 @@ class ModalSurface:
         *,
         worker: Callable[..., Any] | None = None,
         payload: Callable[[Submission], Mapping[str, Any]] | None = None,
+        interrupted: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._rental = rental
         self._worker = worker
         self._payload = payload
+        self._interrupted = interrupted
 
     def request(self, case: Case, placement: Placement) -> ModalRequest:
         """See `Surface.request`. Raises UsageError where the request could not be a receipt, or not be carried out."""
@@ -119,8 +122,9 @@ class ModalSurface:
             ids["environment"] = self._rental.environment
         note(ids)
         spawned = client().launch(
-            submission.request.rental, submission.run_id, self._worker, self._payload(submission), note
-        )
+            submission.request.rental, submission.run_id, self._worker, self._payload(submission), note,
+            interrupted=self._interrupted,
+        )  # fmt: skip
         ids |= {"app_id": spawned.app_id, "call_id": spawned.call_id}
         return Handle(submission.run_id, self.name, ids, str(submission.paths.root))
 

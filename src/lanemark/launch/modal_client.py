@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import io
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ PREFLIGHT_S: Final = 3.0
 QUESTION_S: Final = 30.0
 #: One file of a Volume: an attempt's are small, and its logs are cut.
 FILE_S: Final = 120.0
+#: How often a person's wish to stop is looked for, and how long the SDK may take to let go then.
+_ASK_S: Final = 0.1
+_LET_GO_S: Final = 10.0
 #: Volumes carry files in blocks of this size, and the SDK holds as many blocks of a file at once as this host has cores
 #: (modal/_utils/blob_utils.py: BLOCK_SIZE; modal/volume.py: read_file, in 1.6.4).
 BLOCK_BYTES: Final = 8 * 1024 * 1024
@@ -50,6 +54,10 @@ class Silence(Exception):  # noqa: N818 - not an error of anybody's: nothing was
     """The service said nothing in time."""
 
 
+class GivenUp(Exception):  # noqa: N818 - a person's decision, and no error
+    """It was no longer wanted, and has been cancelled."""
+
+
 class _Loop:
     """One event loop in a thread, for everybody in this process."""
 
@@ -57,14 +65,22 @@ class _Loop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, make: Callable[[], Awaitable[T]], timeout_s: float | None) -> T:
+    def run(
+        self,
+        make: Callable[[], Awaitable[T]],
+        timeout_s: float | None,
+        unwanted: Callable[[], bool] | None = None,
+    ) -> T:
         """Await what `make` makes, for at most `timeout_s` (None: it has limits of its own), and raise what it raises.
 
         Errors are carried across the loop as values: a `SystemExit` that a remote function raised would end the loop.
         And its own time limit must not be a TimeoutError, which is what the SDK raises for "no output yet".
 
+        `unwanted` is asked now and then, on the loop: between its answer and the cancellation nothing moves on.
+
         Raises:
             Silence: the time is up.
+            GivenUp: `unwanted` said so, and what `make` made was cancelled and has let go.
         """
 
         async def caught() -> tuple[T | None, BaseException | None]:
@@ -75,11 +91,20 @@ class _Loop:
 
         async def limited() -> tuple[T | None, BaseException | None]:
             task = asyncio.ensure_future(caught())
-            done, _ = await asyncio.wait({task}, timeout=timeout_s)
-            if not done:
-                task.cancel()
-                return None, Silence(f"no answer within {timeout_s:g} s")
-            return task.result()
+            ends_s = None if timeout_s is None else time.monotonic() + timeout_s
+            while True:
+                left_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
+                wait_s = left_s if unwanted is None else min(_ASK_S, _ASK_S if left_s is None else left_s)
+                done, _ = await asyncio.wait({task}, timeout=wait_s)
+                if done:
+                    return task.result()
+                if unwanted is not None and unwanted():
+                    task.cancel()
+                    await asyncio.wait({task}, timeout=_LET_GO_S)
+                    return None, GivenUp()
+                if ends_s is not None and time.monotonic() >= ends_s:
+                    task.cancel()
+                    return None, Silence(f"no answer within {timeout_s:g} s")
 
         value, error = asyncio.run_coroutine_threadsafe(limited(), self._started()).result()
         if error is not None:
@@ -216,14 +241,19 @@ def launch(
     worker: Callable[..., Any],
     payload: Mapping[str, Any],
     note: Callable[[Mapping[str, str]], None],
+    *,
+    interrupted: Callable[[], str | None] = lambda: None,
 ) -> Spawned:
     """Create the app and make the one call. `note` gets each id before the next step that cannot be undone.
+
+    Where `interrupted` names a signal before the call is made, none is made. From then on the call is finished, so that
+    its id is known to whoever ends it.
 
     An `intent.json` is left on the results Volume before the call, so that a collector without any id can tell a run
     that was handed over from one that never was.
 
     Raises:
-        RunFailed: nothing was launched.
+        RunFailed: nothing was launched; `run-cancelled` where that was somebody's wish.
         SurfaceError: whether the call was made is not known.
     """
     app, function = build_app(request, run_id, worker)
@@ -245,7 +275,12 @@ def launch(
             return Spawned(app_id, call.object_id)
 
     try:
-        return _LOOP.run(go, LAUNCH_S)
+        return _LOOP.run(go, LAUNCH_S, lambda: not calling and interrupted() is not None)
+    except GivenUp:
+        raise RunFailed(
+            "run-cancelled", f"{interrupted()} came before {run_id} was launched: Modal was asked to run nothing",
+            "launch it again when it is wanted",
+        ) from None  # fmt: skip
     except Exception as error:
         if calling:
             raise SurfaceError(
