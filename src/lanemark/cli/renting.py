@@ -23,9 +23,10 @@ from lanemark.cli.tokens import resolve
 from lanemark.collect.collecting import cancel_one, collect_one
 from lanemark.collect.conduct import Conducted
 from lanemark.collect.manifest import Manifest
-from lanemark.collect.modal_launch import launching_surface, upload_data
+from lanemark.collect.modal_launch import launching_surface, upload_code, upload_data
 from lanemark.collect.signals import StopSignals
 from lanemark.launch.modal import ModalSurface, client
+from lanemark.launch.modal_code import pack
 from lanemark.launch.surface import Placement
 from lanemark.records.attempt import Home
 from lanemark.records.case import parse_gpu
@@ -82,8 +83,22 @@ class Rented:
     interrupted_by: str | None
 
 
+def with_code(asked: Asked) -> tuple[Asked, bytes | None]:
+    """The same question with the directory that its command takes along, and that directory as an archive.
+
+    Raises:
+        UsageError: `modal-code-unfit`.
+    """
+    if asked.case.script is None:
+        return asked, None
+    assert asked.rental is not None
+    code, data = pack(Path.cwd())
+    return replace(asked, rental=replace(asked.rental, code=code)), data
+
+
 def plan_rented(asked: Asked, home: Home) -> dict[str, Any]:
     """What would be rented and asked there, as data. Contacts nobody."""
+    asked, _ = with_code(asked)
     decided = decide_rented(asked, home, build=False)
     return {
         "case": decided.case.to_json(),
@@ -119,6 +134,21 @@ def carry_data(decided: Decided, asked: Asked) -> None:
     )
 
 
+def carry_code(data: bytes, asked: Asked) -> None:
+    """Put a command's directory on the data Volume, where it is not there. Raises GateRefused `modal-unreachable`."""
+    assert asked.rental is not None
+    assert asked.rental.code is not None
+    code = asked.rental.code
+    try:
+        carried = upload_code(data, code, asked.rental)
+    except Exception as error:  # as for data
+        raise GateRefused(
+            "modal-unreachable", f"the code could not be put on the Volume {asked.rental.data!r} ({error})", "try again"
+        ) from None
+    how = f"carried to the Volume {asked.rental.data!r}" if carried else "there already"
+    advise(f"lanemark: {code.num_files} files of this directory, {code.num_bytes} bytes: {how}")
+
+
 def rent(
     asked: Asked,
     home: Home,
@@ -143,9 +173,13 @@ def rent(
     """
     home_writable(home)
     disk_room(home)
+    asked, code = with_code(asked)
     check_service(asked)
     decided = decide_rented(asked, home, build=True)
-    carry_data(decided, asked)
+    if code is None:
+        carry_data(decided, asked)
+    else:
+        carry_code(code, asked)
     with StopSignals() as stop:
         renting = surface_for(asked, stop)
         manifest = leave(decided, home, argv=argv, artifacts=artifacts, wave=wave, renting=renting)

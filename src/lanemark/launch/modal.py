@@ -97,16 +97,17 @@ class ModalSurface:
     def request(self, case: Case, placement: Placement) -> ModalRequest:
         """See `Surface.request`. Raises UsageError where the request could not be a receipt, or not be carried out."""
         assert self._rental is not None, "only a surface that was told what to rent can launch"
+        assert (case.script is None) == (self._rental.code is None), "a command goes with its code"
         compiled = case.compile != "eager"
         return ModalRequest(
             surface=self.name,
-            argv=("python", "-m", RANK_PROGRAMS[case.lane]),
-            reference_stack=True,
+            argv=("python", "-m", RANK_PROGRAMS[case.lane]) if case.script is None else case.command,
+            reference_stack=case.script is None,
             working_directory=None,
             settings=(),
             rank_variables=tuple({} for _ in range(case.nproc)),
             cache_dir=None,
-            cache_reason="a directory of the container, seeded from the cache Volume" if compiled else "not compiled",
+            cache_reason=_cache_reason(case) if compiled else "not compiled",
             cache_layout=placement.cache_layout,
             rental=modal_request(case, self._rental),
         )
@@ -321,6 +322,12 @@ class ModalSurface:
             raise
         except Exception as error:
             raise _unreachable(handle, error) from None
+
+
+def _cache_reason(case: Case) -> str:
+    if case.script is not None:
+        return "a directory of the container, empty at the start: what covers a command is not known before it runs"
+    return "a directory of the container, seeded from the cache Volume"
 
 
 def _returned(given: Any) -> Status:
