@@ -24,6 +24,12 @@ MEASURED = {
     "data/ranks/*/look_s/value": "a time",
     "data/ranks/*/io/value/rchar": "bytes read of /proc files, whose lengths vary",
     "environment/settings/PYTHONPATH/value": "where the same code lies: laid into the container, or installed here",
+    "environment/settings/TORCHINDUCTOR_CACHE_DIR/value": "where the compile cache lies: a directory of the box",
+    "environment/settings/TRITON_CACHE_DIR/value": "the same",
+    "startup/cache_before/source": "the same, in words",
+    "startup/cache_after/source": "the same, in words",
+    "startup/cache_directory/value": "the same",
+    "training/script/steps_per_s/value": "from times",
     "training/memory/rss_peak_bytes/value": "measured",
     "training/ranks/*/memory_peak_bytes/value": "measured",
     "training/ranks/*/data_wait_s/value": "a time",
@@ -57,7 +63,7 @@ MEASURED = {
         for name in (
             "case.json", "host.json", "host_end.json", "launch.json", "exits.json", "looks.jsonl", "ranks/*/beacon.page",
             "ranks/*/samples.bin", "ranks/*/observed.json", "ranks/*/end.json", "ranks/*/result.json",
-            "ranks/*/stderr.log", "ranks/*/bench_telemetry.json", "ranks/*/proofs/*",
+            "ranks/*/stderr.log", "stderr.log", "ranks/*/claim.json", "ranks/*/bench_telemetry.json", "ranks/*/proofs/*",
         )
         for field in ("digest", "bytes")
     },
