@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lanemark.launch.programs import RANK_PROGRAMS
 from lanemark.ledger.ledger import Ledger
 from lanemark.records.attempt import Home
 from modal_many import results
@@ -22,6 +23,8 @@ from modal_plane import IMAGE, ModalPlane, shared_plane
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(300)]
 WORDS = ["training", "--surface", "modal", "--image", IMAGE, "--gpu", "cpu", "--data", "synthetic", "--nproc", "2",
          "--steps", "100000", "--warmup", "2", "--sequence", "32", "--micro-batch", "1"]  # fmt: skip
+#: A rank inside a container, by its command line.
+RANK = RANK_PROGRAMS["training"]
 
 
 @pytest.fixture
@@ -91,29 +94,12 @@ def processes(run_id: str) -> list[str]:
     return found
 
 
-def stepping(plane: ModalPlane) -> None:
-    """Wait for a rank inside a container that takes steps."""
-    plane.until(lambda _: any(b"lanemark.stack" in command.encode() for command in commands()))
-
-
-def commands() -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_text(errors="replace"))
-        except OSError:
-            continue
-    return found
-
-
 def test_ctrl_c_on_a_run_that_is_waited_for_cancels_it_there_and_brings_its_record_home(
     plane: ModalPlane, tmp_path: Path
 ) -> None:
     def runs_there(manifest: str) -> bool:
-        if '"call_id"' not in manifest:
-            return False
-        stepping(plane)
-        return True
+        doc = json.loads(manifest)
+        return "call_id" in doc.get("ids", {}) and any(RANK in command for command in processes(doc["run_id"]))
 
     run_id, status, said = interrupted(plane, tmp_path, "--json", when=runs_there)
     assert status == 1
