@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,10 @@ class BlobHalf:
             return web.json_response([text for _, _, text, _ in self.state.logs])
         elif what == "forget_apps":
             self.state.apps.clear()
+        elif what == "forget_volume":
+            number = self.state.names.pop(("vo", "main", order["name"]))
+            del self.state.volumes[number]
+            shutil.rmtree(self.state.volume_directory(number))
         elif what == "clone":
             return web.json_response(self.plane.clone(order["call"], order["calls"]))
         return web.json_response(self._summary())

@@ -123,3 +123,31 @@ def test_sixty_manifests_are_collected_each_once_and_a_broken_run_stops_no_other
     assert len(Ledger(home.ledger).list().rows) == len(ended)
     assert len(plane.requests("FunctionGetOutputs")) <= asked[0] + 2, "who has ended is not asked about again"
     assert len(plane.requests("VolumeGetFile2")) <= asked[1] + 2
+
+
+def test_files_of_several_blocks_come_whole_and_none_that_is_larger_than_it_was_named(
+    plane: ModalPlane, one: Executed, tmp_path: Path
+) -> None:
+    """What is not brought leaves nothing behind, and stops no other file."""
+    large = os.urandom(modal_client.BLOCK_BYTES + 4096) + bytes(4096)  # zeros at a block's end are left out on the way
+    modal_client.write_volume("lanemark-results", None, {"/large/a": large, "/large/b": b"small", "/large/c": b""})
+    wanted = [
+        modal_client.Wanted(f"large/{name}", tmp_path / str(number), limit)
+        for number, (name, limit) in enumerate(
+            [("a", len(large)), ("a", len(large) - 1), ("b", 5), ("b", 4), ("c", 0), ("none", 5)]
+        )
+    ]
+    brought = modal_client.bring("lanemark-results", None, wanted)
+    assert [type(found) for found in brought] == [str, ValueError, str, ValueError, str, FileNotFoundError]
+    assert [brought[0], brought[2], brought[4]] == [sha256(large), sha256(b"small"), sha256(b"")]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"0": large, "2": b"small", "4": b""}
+
+
+def test_a_volume_that_was_made_again_is_looked_up_again(plane: ModalPlane, tmp_path: Path) -> None:
+    """A collector that waits for days outlives a Volume that somebody deletes and makes again."""
+    modal_client.write_volume("short-lived", None, {"/x": b"one"})
+    assert modal_client.read_volume("short-lived", None, "x", 9) == b"one"
+    plane.order("forget_volume", name="short-lived")
+    assert modal_client.list_volume("short-lived", None, "/") == {}
+    modal_client.write_volume("short-lived", None, {"/x": b"two"})
+    assert modal_client.read_volume("short-lived", None, "x", 9) == b"two"
