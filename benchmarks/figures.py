@@ -219,7 +219,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="modal.collect_lost",
-        module="modal_many",
+        module="modal_collect",
         sense="<=",
         limit=0,
         unit="runs",
@@ -227,7 +227,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="modal.collect_thousand_s",
-        module="modal_many",
+        module="modal_collect",
         sense="<=",
         limit=None,
         unit="s",
