@@ -143,14 +143,19 @@ class ModalSurface:
 
     def _called(self, asked: ModuleType, handle: Handle, call_id: str) -> Status:
         """The word for a call whose id is known."""
-        try:
-            given = asked.output(call_id)
-        except BaseException as error:  # the SDK raises here whatever the function raised there, SystemExit included
-            failure = error
-        else:
-            return _returned(given)
-        status, task = self._graph_of(asked, call_id)
-        word = modal_words.ended(failure, status)
+        for _ in range(2):
+            try:
+                given = asked.output(call_id)
+            except (
+                BaseException
+            ) as error:  # the SDK raises here whatever the function raised there, SystemExit included
+                failure = error
+            else:
+                return _returned(given)
+            status, task = self._graph_of(asked, call_id)
+            word = modal_words.ended(failure, status)
+            if word is not None or status not in modal_words.BAD:
+                break  # else it ended between the two questions, and its output says why in the service's words
         if word is None:
             return modal_words.waiting(status, task)
         if word.word == "cancelled" and self._winding_up(handle):
