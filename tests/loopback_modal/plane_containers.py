@@ -227,8 +227,9 @@ class Containers:
                     item.state, item.task, item.started = "running", task.id, time.time()
                     task.inputs[item.id] = item
                     task.served += 1
-                    if function.timeout_secs:
-                        state.background(self._deadline(task, item, item.deaths, function.timeout_secs))
+                    limit_s = state.faults.time_limit_s or function.timeout_secs
+                    if limit_s:
+                        state.background(self._deadline(task, item, item.deaths, limit_s))
                     given = pb.FunctionGetInputsItem(
                         input_id=item.id, input=item.item, function_call_id=item.call, retry_count=item.retry,
                         function_call_invocation_type=state.calls[item.call].invocation,

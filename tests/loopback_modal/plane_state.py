@@ -35,6 +35,8 @@ class Faults:
         unavailable: RPC → numbers of calls (from 1) that are answered UNAVAILABLE and do nothing.
         lost_answer: RPC → numbers of calls that are carried out and answered UNAVAILABLE.
         no_input_after_s: how long a container that has nothing to do lives.
+        time_limit_s: an input is ended by the service after so long, whatever its function asked for; 0 for that.
+        slow_file_s: a block of a Volume's file is served this much later.
     """
 
     slow_start_s: float = 0.0
@@ -47,6 +49,8 @@ class Faults:
     unavailable: dict[str, list[int]] = field(default_factory=dict)
     lost_answer: dict[str, list[int]] = field(default_factory=dict)
     no_input_after_s: float = 2.0
+    time_limit_s: float = 0.0
+    slow_file_s: float = 0.0
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Input:
     index: int
     item: Any
     function: str
-    state: str = "pending"  # pending | running | backoff | done
+    state: str = "pending"  # pending | running | backoff | done | expired
     task: str = ""
     retry: int = 0
     deaths: int = 0
@@ -141,6 +145,7 @@ class State:
         self.inputs: dict[str, Input] = {}
         self.tasks: dict[str, Task] = {}
         self.crashes: dict[str, int] = {}
+        self.reading = self.most_reading = 0  # blocks of files that are being served: now, and at most so far
         self.answered: dict[tuple[str, str], Any] = {}
         self.seen: dict[str, int] = {}
         self.logs: list[tuple[str, str, str, float]] = []  # app, task, line, time

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +161,14 @@ class Volumes:
                 if request.disallow_overwrite_existing_files and target.exists():
                     raise GRPCError(Status.ALREADY_EXISTS, f"{file.path} already exists")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                data = b"".join(self.state.blocks[block.contents_sha256] for block in file.blocks)
-                target.write_bytes(data[: file.size])
+                target.write_bytes(b"".join(self._blocks(file)))
         return pb.VolumePutFiles2Response(missing_blocks=missing)
+
+    def _blocks(self, file: Any) -> Iterator[bytes]:
+        """A file's blocks in their full lengths: the SDK leaves zeros at a block's end out."""
+        for index, block in enumerate(file.blocks):
+            data = self.state.blocks[block.contents_sha256]
+            yield data.ljust(min(BLOCK_BYTES, file.size - index * BLOCK_BYTES), b"\0")
 
     async def VolumeRemoveFile2(self, request: Any) -> Any:
         path = self._place(request.volume_id, request.path)

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,15 @@ class BlobHalf:
         path = (root / request.match_info["path"]).resolve()
         if not path.is_relative_to(root / "volumes"):
             raise web.HTTPForbidden
-        with path.open("rb") as file:
-            file.seek(int(request.match_info["number"]) * BLOCK_BYTES)
-            return web.Response(body=file.read(BLOCK_BYTES))
+        self.state.reading += 1
+        self.state.most_reading = max(self.state.most_reading, self.state.reading)
+        try:
+            await asyncio.sleep(self.state.faults.slow_file_s)
+            with path.open("rb") as file:
+                file.seek(int(request.match_info["number"]) * BLOCK_BYTES)
+                return web.Response(body=file.read(BLOCK_BYTES))
+        finally:
+            self.state.reading -= 1
 
     async def admin(self, request: web.Request) -> web.Response:
         order = await request.json()
@@ -89,6 +96,12 @@ class BlobHalf:
             return web.json_response([text for _, _, text, _ in self.state.logs])
         elif what == "forget_apps":
             self.state.apps.clear()
+        elif what == "forget_volume":
+            number = self.state.names.pop(("vo", "main", order["name"]))
+            del self.state.volumes[number]
+            shutil.rmtree(self.state.volume_directory(number))
+        elif what == "clone":
+            return web.json_response(self.plane.clone(order["call"], order["calls"]))
         return web.json_response(self._summary())
 
     def _summary(self) -> dict[str, Any]:
@@ -106,6 +119,7 @@ class BlobHalf:
                 item.id: {"state": item.state, "task": item.task, "call": item.call, "deaths": item.deaths}
                 for item in state.inputs.values()
             },
+            "most_reading": state.most_reading,
             "volumes": {key[2]: str(state.volume_directory(v)) for key, v in state.names.items() if key[0] == "vo"},
         }
 

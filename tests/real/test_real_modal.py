@@ -20,6 +20,7 @@ from lanemark.observe.source import lanemark_digest
 from lanemark.records.shards import header
 from lanemark.stage.staging import stage
 from modal_plane import IMAGE, ModalPlane, shared_plane
+from record_difference import differences
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 WORDS = ["training", "--nproc", "2", "--steps", "8", "--warmup", "2", "--sequence", "32", "--micro-batch", "1"]
@@ -123,43 +124,59 @@ def test_nothing_of_the_service_s_credentials_is_in_what_was_kept(
     assert [path for path in kept if b"as-loopback" in path.read_bytes()] == []
 
 
-def shape(value: Any) -> Any:
-    """A record's content without what two runs cannot share: numbers and times, lengths of lists, and texts of hosts."""
-    if isinstance(value, dict):
-        if {"status", "source"} <= set(value):
-            return (value["status"], type(value.get("value")).__name__)
-        return {name: shape(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [shape(value[0])] if value else []
-    return type(value).__name__
+def here(home: Path, *args: str) -> dict[str, Any]:
+    """The predicate of the same run on this host, in the environment that a container starts with."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "LANEMARK_MIN_FREE_MB") if name in os.environ}
+    environ = {**kept, "LANEMARK_HOME": str(home), "PYTHONUNBUFFERED": "1"}
 
+    def said(*words: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "lanemark", *words, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environ)
+        assert done.returncode == 0, done.stderr
+        doc: dict[str, Any] = json.loads(done.stdout)
+        return doc
 
-#: Where a rented run says more or other than one on this host, and why it must.
-OF_THE_SURFACE = {
-    "surface", "image", "evidence", "transitions", "environment",
-    "source",  # the commit was seen on the launching host, with the same outcome
-    "findings", "case", "times",
-    "toolchain",  # probes of programs have time limits, and a busy machine misses one here and not there
-}  # fmt: skip
+    found: dict[str, Any] = said("show", said("run", *args)["run_id"])["statement"]["predicate"]
+    return found
 
 
 def test_the_record_says_what_one_of_this_host_says_but_for_the_surface(
     plane: ModalPlane, collected: tuple[Path, str], shards: Path, tmp_path: Path
 ) -> None:
     home, run_id = collected
-    here = lanemark(plane, tmp_path, "run", *WORDS, "--gpu", "cpu", "--data", str(shards), "--json")
-    assert here.returncode == 0, here.stderr
-    local = predicate(plane, tmp_path, json.loads(here.stdout)["run_id"])
+    pinned = ("--artifacts", str(home / "pinned"))
+    local = here(tmp_path, *WORDS, "--gpu", "cpu", "--data", str(shards), *pinned)
     rented = predicate(plane, home, run_id)
-    assert set(rented) == set(local)
-    different = {part for part in local if shape(local[part]) != shape(rented[part])}
-    assert different <= OF_THE_SURFACE
-    assert {**rented["case"], "surface": "local"} == local["case"]
-    for same in ("dataset_digest", "tokens_consumed", "token_parity", "manifest_verified"):
-        assert rented["data"][same] == local["data"][same]
+    assert differences(local, rented) == []
+    assert [step["state"] for step in local["transitions"]] == ["prepared", "running", "ok"]
     losses = [[end["losses"] for end in (json.loads(path.read_bytes()) for path in sorted(place.glob("ranks/*/end.json")))]
               for place in (home / "attempts" / run_id, next(tmp_path.glob("attempts/*")))]  # fmt: skip
     assert losses[0] == losses[1], "the same steps were taken"
+
+
+def test_a_difference_that_is_not_listed_is_found(plane: ModalPlane, collected: tuple[Path, str]) -> None:
+    rented = predicate(plane, *collected)
+    assert differences(rented, rented) == []
+    for path, value in (
+        (("toolchain", "torch_build", "value"), "2.0.0"),
+        (("environment", "variables", "NCCL_DEBUG"), "INFO"),
+        (("data", "dataset_digest", "value"), "sha256:" + "0" * 64),
+        (("outcome", "receipt"), False),
+        (("training", "tokens_per_s", "value"), "fast"),
+        (("case", "surface"), "fake"),
+        (("findings",), [{"kind": "ranks_disagree"}]),
+    ):
+        other = json.loads(json.dumps(rented))
+        place = other
+        for name in path[:-1]:
+            place = place.setdefault(name, {})
+        place[path[-1]] = value
+        assert differences(rented, other), path
+    other = json.loads(json.dumps(rented))
+    del other["training"]["loss"]
+    assert differences(rented, other), "what one lacks is a difference"
+    other = {**rented, "findings": [*rented["findings"], {"kind": "stalls_in_window"}]}
+    assert differences(rented, other) == [], "what follows from times alone is none"
 
 
 def test_the_request_that_was_made_is_the_one_that_was_planned(plane: ModalPlane, collected: tuple[Path, str]) -> None:
@@ -216,33 +233,18 @@ def test_the_sparse_lane_is_left_there_and_collected_with_every_backend_observed
     assert seen["outcome"]["receipt"] is True
     assert seen["sparse"]["collector"]["lifecycle"] == "detached"
     assert seen["surface"]["call_id"]["value"].startswith("fc-")
-    here = lanemark(plane, tmp_path, "run", "sparse", "--preset", str(cases), "--gpu", "cpu", "--json")
-    local = predicate(plane, tmp_path, json.loads(here.stdout)["run_id"])
-    assert {**seen["case"], "surface": "local"} == local["case"]
-    parts = ("requested", "results", "does_not_prove")
-    assert [shape(seen["sparse"].get(part)) for part in parts] == [shape(local["sparse"].get(part)) for part in parts]
+    local = here(tmp_path / "here", "sparse", "--preset", str(cases), "--gpu", "cpu")
+    assert differences(local, seen) == []
 
 
-def test_the_promotion_lane_is_left_there_and_its_ladder_comes_home(plane: ModalPlane, tmp_path: Path) -> None:
-    asked = [
-        "promotion",
-        "--candidate",
-        "sdpa_math",
-        "--direction",
-        "forward",
-        "--dtype",
-        "fp32",
-        *RENT,
-        "--gpu",
-        "cpu",
-    ]
-    left = lanemark(plane, tmp_path, "run", *asked, "--detach", "--json")
-    assert left.returncode == 0, left.stderr
-    (run,) = json.loads(left.stdout)["runs"]
-    done = lanemark(plane, tmp_path, "collect", run["run_id"], "--wait")
+def test_the_promotion_lane_s_launcher_is_killed_and_its_ladder_comes_home(plane: ModalPlane, tmp_path: Path) -> None:
+    asked = ["promotion", "--candidate", "sdpa_math", "--direction", "forward", "--dtype", "fp32", "--gpu", "cpu"]
+    run_id = launch_and_kill(plane, tmp_path, *asked, *RENT)
+    done = lanemark(plane, tmp_path, "collect", run_id, "--wait")
     assert done.returncode == 0, done.stderr + plane.logs()[-3000:]
-    assert lanemark(plane, tmp_path, "verify", run["run_id"]).returncode == 0
-    seen = predicate(plane, tmp_path, run["run_id"])
+    assert lanemark(plane, tmp_path, "verify", run_id).returncode == 0
+    seen = predicate(plane, tmp_path, run_id)
     assert seen["outcome"]["state"] == "ok"
     assert seen["promotion"]["collector"]["lifecycle"] == "detached"
     assert seen["surface"]["call_id"]["value"].startswith("fc-")
+    assert differences(here(tmp_path / "here", *asked), seen) == []

@@ -174,9 +174,8 @@ def understand(args: argparse.Namespace) -> Asked:
                 "value-invalid", f"a command of your own is measured in the training lane, not in the {lane} lane",
                 "use `lanemark run training -- COMMAND`",
             )  # fmt: skip
-        if args.surface == "local":
-            asked_modal.refuse_on_other_surfaces(args)
-        return asked_script.understand(args)
+        rental = asked_modal.rental(args)
+        return asked_modal.rented(asked_script.understand(args), rental)
 
     if lane == "promotion":
         raise UsageError(

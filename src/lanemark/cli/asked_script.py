@@ -60,10 +60,7 @@ def understand(args: argparse.Namespace) -> Asked:
             )  # fmt: skip
     refuse_arguments(args, "training", {"cache_layout": "shared"})
     if args.surface != "local":
-        raise UsageError(
-            "surface-unavailable", f"a command of your own runs on this host, not on the surface {args.surface}",
-            "leave --surface out",
-        )  # fmt: skip
+        _refuse_where_rented(args)
     reasons = dict.fromkeys(("mode", "compile", "dtype"), "a command decides it itself; what ran is observed")
     nproc, why = ranks_of(args.nproc, command)
     if why is not None:
@@ -92,7 +89,7 @@ def understand(args: argparse.Namespace) -> Asked:
         sequence=1,
         micro_batch=1,
         data=DataAsked("own"),
-        surface="local",
+        surface=args.surface,
         gpu=str(parse_gpu(args.gpu)),
         cache_policy=one_of(policy, "--cache-policy", ("require", "seed", "cold")),  # type: ignore[arg-type]
         command=command,
@@ -110,6 +107,20 @@ def understand(args: argparse.Namespace) -> Asked:
         cache_from=tuple(args.cache_from),
         cache_to=args.cache_to,
     )
+
+
+def _refuse_where_rented(args: argparse.Namespace) -> None:
+    """What a command cannot have on a rented box. Raises UsageError `value-invalid`."""
+    if args.cache_from:
+        raise UsageError(
+            "value-invalid", "--cache-from seeds a compile cache, and a command's is empty on a rented box",
+            "leave it out: only the reference stack's own questions have a cache on the Volume",
+        )  # fmt: skip
+    if args.cache_policy == "require":
+        raise UsageError(
+            "value-invalid", "--cache-policy require wants a covered cache, and a command's is empty on a rented box",
+            "leave it out",
+        )  # fmt: skip
 
 
 def ranks_of(given: str, command: tuple[str, ...]) -> tuple[int, str | None]:

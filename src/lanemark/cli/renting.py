@@ -7,8 +7,8 @@ compiler, no cache. What can be settled here is: the request, the tokens, whethe
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +23,10 @@ from lanemark.cli.tokens import resolve
 from lanemark.collect.collecting import cancel_one, collect_one
 from lanemark.collect.conduct import Conducted
 from lanemark.collect.manifest import Manifest
-from lanemark.collect.modal_launch import launching_surface, upload_data
+from lanemark.collect.modal_launch import launching_surface, upload_code, upload_data
 from lanemark.collect.signals import StopSignals
 from lanemark.launch.modal import ModalSurface, client
+from lanemark.launch.modal_code import pack
 from lanemark.launch.surface import Placement
 from lanemark.records.attempt import Home
 from lanemark.records.case import parse_gpu
@@ -63,14 +64,41 @@ def decide_rented(asked: Asked, home: Home, *, build: bool) -> Decided:
     return Decided(case, placement, tokens, {}, reasons, parse_sources(asked.cache_from, {}))
 
 
-def surface_for(asked: Asked) -> ModalSurface:
-    """The surface that a launch of this case goes through."""
+def surface_for(asked: Asked, interrupted: Callable[[], str | None] = lambda: None) -> ModalSurface:
+    """The surface that a launch of this case goes through; `interrupted` names a signal that asks for none."""
     assert asked.rental is not None
-    return launching_surface(asked.rental, cache_from=asked.cache_from)
+    return launching_surface(asked.rental, cache_from=asked.cache_from, interrupted=interrupted)
+
+
+@dataclass(frozen=True)
+class Rented:
+    """A run that was left there.
+
+    Attributes:
+        manifest: its attempt's.
+        interrupted_by: the signal that came while it was launched, too late for it not to be; or None.
+    """
+
+    manifest: Manifest
+    interrupted_by: str | None
+
+
+def with_code(asked: Asked) -> tuple[Asked, bytes | None]:
+    """The same question with the directory that its command takes along, and that directory as an archive.
+
+    Raises:
+        UsageError: `modal-code-unfit`.
+    """
+    if asked.case.script is None:
+        return asked, None
+    assert asked.rental is not None
+    code, data = pack(Path.cwd())
+    return replace(asked, rental=replace(asked.rental, code=code)), data
 
 
 def plan_rented(asked: Asked, home: Home) -> dict[str, Any]:
     """What would be rented and asked there, as data. Contacts nobody."""
+    asked, _ = with_code(asked)
     decided = decide_rented(asked, home, build=False)
     return {
         "case": decided.case.to_json(),
@@ -106,6 +134,21 @@ def carry_data(decided: Decided, asked: Asked) -> None:
     )
 
 
+def carry_code(data: bytes, asked: Asked) -> None:
+    """Put a command's directory on the data Volume, where it is not there. Raises GateRefused `modal-unreachable`."""
+    assert asked.rental is not None
+    assert asked.rental.code is not None
+    code = asked.rental.code
+    try:
+        carried = upload_code(data, code, asked.rental)
+    except Exception as error:  # as for data
+        raise GateRefused(
+            "modal-unreachable", f"the code could not be put on the Volume {asked.rental.data!r} ({error})", "try again"
+        ) from None
+    how = f"carried to the Volume {asked.rental.data!r}" if carried else "there already"
+    advise(f"lanemark: {code.num_files} files of this directory, {code.num_bytes} bytes: {how}")
+
+
 def rent(
     asked: Asked,
     home: Home,
@@ -113,8 +156,8 @@ def rent(
     argv: list[str],
     artifacts: Mapping[str, Any] | None = None,
     wave: str | None = None,
-) -> Manifest:
-    """Check that the service would take the run, carry its data there, and leave it. Returns the attempt's manifest.
+) -> Rented:
+    """Check that the service would take the run, carry its data there, and leave it.
 
     Args:
         asked: the question, and what is to be rented for it.
@@ -125,19 +168,31 @@ def rent(
 
     Raises:
         GateRefused: the service cannot be used, or the attempt cannot be prepared; nothing was launched.
-        RunFailed: nothing was launched; the attempt is sealed and says so.
+        RunFailed: nothing was launched; the attempt is sealed and says so. `run-cancelled` where a signal came first.
         SurfaceError: whether it was launched is not known yet.
     """
     home_writable(home)
     disk_room(home)
+    asked, code = with_code(asked)
     check_service(asked)
     decided = decide_rented(asked, home, build=True)
-    carry_data(decided, asked)
-    return leave(decided, home, argv=argv, artifacts=artifacts, wave=wave, renting=surface_for(asked))
+    if code is None:
+        carry_data(decided, asked)
+    else:
+        carry_code(code, asked)
+    with StopSignals() as stop:
+        renting = surface_for(asked, stop)
+        manifest = leave(decided, home, argv=argv, artifacts=artifacts, wave=wave, renting=renting)
+    return Rented(manifest, stop())
 
 
-def wait_for(home: Home, run_id: str) -> Conducted:
+def wait_for(home: Home, run_id: str, interrupted_by: str | None = None) -> Conducted:
     """Wait for a run that was left, and bring it home. A signal to this process asks for the run's end.
+
+    Args:
+        home: where its attempt lies.
+        run_id: which.
+        interrupted_by: a signal that came before: its end is asked for at once.
 
     Raises:
         SurfaceError: the run ended for us and not there: it could not be collected.
@@ -146,8 +201,9 @@ def wait_for(home: Home, run_id: str) -> Conducted:
     asked_to_end = False
     with StopSignals() as stop, Bar("running") as bar:
         while True:
-            if stop() is not None and not asked_to_end:
-                bar.say(f"{stop()}: asking for the end of {run_id}")
+            told = stop() or interrupted_by
+            if told is not None and not asked_to_end:
+                bar.say(f"{told}: asking for the end of {run_id}")
                 done, asked_to_end = cancel_one(home, paths, surfaces), True
             else:
                 done = collect_one(home, paths, surfaces)

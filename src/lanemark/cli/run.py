@@ -69,10 +69,10 @@ def main(args: list[str]) -> int:
         from lanemark.cli.leaving import report
         from lanemark.cli.renting import rent, wait_for
 
-        manifest = rent(asked, place, argv=argv, artifacts=resolve_artifacts(options.artifacts, place))
+        there = rent(asked, place, argv=argv, artifacts=resolve_artifacts(options.artifacts, place))
         if options.detach:
-            return report(manifest, place, as_json=options.json)
-        return _report(wait_for(place, manifest.run_id), as_json=options.json)
+            return report(there.manifest, place, as_json=options.json)
+        return _report(wait_for(place, there.manifest.run_id, there.interrupted_by), as_json=options.json)
     decided = prepare_run(asked, place, args)
     artifacts = resolve_artifacts(options.artifacts, place)
     if options.detach:

@@ -61,9 +61,11 @@ def run_wave(options: argparse.Namespace, words: list[str], argv: list[str]) -> 
         else:
             there = rent(rented(asked, rental), place, argv=argv, artifacts=artifacts, wave=wave.name)
             if options.detach:
-                left.append(there)
+                left.append(there.manifest)
+                if there.interrupted_by is not None:
+                    break  # what was left stays there; nothing more is launched
                 continue
-            done.append(wait_for(place, there.run_id))
+            done.append(wait_for(place, there.manifest.run_id, there.interrupted_by))
         if done[-1].manifest.state.value == "cancelled":
             break
     if left:

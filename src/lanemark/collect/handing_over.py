@@ -27,6 +27,7 @@ from lanemark.measure.durable import replace_file
 from lanemark.records.attempt import AttemptPaths, Home, State
 from lanemark.records.encoding import encode
 from lanemark.records.errors import LedgerError, RunFailed
+from lanemark.records.finding import Finding
 
 HANDOVER_FORMAT: Final = 1
 
@@ -109,7 +110,7 @@ def hand_over(
         The manifest as far as this process knows it: the supervisor of a local run writes on from there.
 
     Raises:
-        RunFailed: nothing was launched. The attempt is sealed as an error that says so.
+        RunFailed: nothing was launched. The attempt is sealed as an error that says so, or as cancelled.
         SurfaceError: whether it was launched is not known; the attempt stays `detached`, and a collector will know.
         OSError: the attempt directory cannot be written; nothing was launched.
     """
@@ -129,16 +130,22 @@ def hand_over(
         try:
             surface.submit(submission, note)
         except RunFailed as error:
-            seal_unlaunched(home, paths, replace(manifest, ids=noted), error.what)
+            seal_unlaunched(home, paths, replace(manifest, ids=noted), error)
             raise
         return replace(manifest, ids=noted)
     finally:
         lock.release()
 
 
-def seal_unlaunched(home: Home, paths: AttemptPaths, manifest: Manifest, why: str) -> None:
-    """Seal an attempt that could not be launched. The caller holds its lock. Raises as `seal_attempt`."""
-    record, manifest = seal_attempt(paths, manifest, Ending(start_error=why[:500]))
+def seal_unlaunched(home: Home, paths: AttemptPaths, manifest: Manifest, why: RunFailed) -> None:
+    """Seal an attempt that was not launched, or that somebody did not want launched after all.
+
+    The caller holds its lock. Raises as `seal_attempt`.
+    """
+    ending = Ending(start_error=why.what[:500])
+    if why.slug == "run-cancelled":
+        ending = Ending(verdict=State.CANCELLED, said=Finding("interrupted", "failure", why.what[:500]))
+    record, manifest = seal_attempt(paths, manifest, ending)
     save(paths, manifest)
     appended, _ = append_to_ledger(home, paths, record)
     if appended:

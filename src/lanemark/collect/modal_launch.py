@@ -8,7 +8,7 @@ into the container's environment by the service.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from lanemark.collect.manifest import load
 from lanemark.collect.modal_job import run_job
 from lanemark.launch.detached import Submission
 from lanemark.launch.modal import ModalSurface, client
+from lanemark.launch.modal_code import Code, volume_path
 from lanemark.launch.modal_request import ModalRequest, Rental
 from lanemark.observe.source import source_facts
 
@@ -50,7 +51,8 @@ def payload_of(
         "cache_from": list(cache_from),
     }
     data = data_name(submission.case.data.dataset_digest)
-    optional = {"environment": rental.environment, "data": data}
+    code = None if rental.code is None else rental.code.digest
+    optional = {"environment": rental.environment, "data": data, "code": code}
     return doc | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -70,10 +72,21 @@ def upload_data(directory: Path, dataset_digest: str, rental: Rental) -> int:
     return len(files)
 
 
-def launching_surface(rental: Rental, *, cache_from: tuple[str, ...] = ()) -> ModalSurface:
+def upload_code(data: bytes, code: Code, rental: Rental) -> bool:
+    """Put a command's archive on the data Volume, unless it is there. Returns whether it was carried."""
+    path = volume_path(code.digest)
+    if client().list_volume(rental.data, rental.environment, "/code").get(path) == len(data):
+        return False  # the container reads every byte, and says when they are others
+    client().write_volume(rental.data, rental.environment, {f"/{path}": data})
+    return True
+
+
+def launching_surface(
+    rental: Rental, *, cache_from: tuple[str, ...] = (), interrupted: Callable[[], str | None] = lambda: None
+) -> ModalSurface:
     """A surface that can submit: it knows what to rent, and which function the container runs."""
 
     def payload(submission: Submission) -> Mapping[str, Any]:
         return payload_of(submission, rental, cache_from=cache_from)
 
-    return ModalSurface(rental, worker=run_job, payload=payload)
+    return ModalSurface(rental, worker=run_job, payload=payload, interrupted=interrupted)

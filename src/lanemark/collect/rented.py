@@ -31,8 +31,10 @@ from lanemark.collect.preparing import RESERVE_BYTES, Attempt
 from lanemark.collect.sealing import Ending, seal_attempt
 from lanemark.collect.signals import StopSignals
 from lanemark.collect.starting import Start, coverage_observed, rank_words
+from lanemark.launch.command import local_surface
 from lanemark.launch.environment import CacheLayout, apply_settings
 from lanemark.launch.local import LocalSurface
+from lanemark.launch.modal_code import unpack, volume_path
 from lanemark.launch.supervise import Limits
 from lanemark.launch.surface import Placement
 from lanemark.measure.durable import preallocate, replace_file
@@ -73,6 +75,7 @@ class Job:
         executions: the claims of all beginnings so far, this one's last.
         deadline_in_s: seconds until the run must have been sealed.
         data: name of the data set's directory on the data Volume; None for made-up tokens.
+        code: digest of the archive that goes with a command of the user's own; None for our own ranks.
         cache_from: layers of the seed, as the operator gave them.
         layout: whether ranks share the compile cache.
         cache_volume, data_volume: where those Volumes are mounted.
@@ -88,6 +91,7 @@ class Job:
     executions: tuple[Mapping[str, Any], ...]
     deadline_in_s: float
     data: str | None
+    code: str | None
     cache_from: tuple[str, ...]
     layout: CacheLayout
     cache_volume: Path
@@ -107,6 +111,7 @@ class Job:
             executions=tuple(doc["executions"]),
             deadline_in_s=float(doc["deadline_in_s"]),
             data=doc.get("data"),
+            code=doc.get("code"),
             cache_from=tuple(doc.get("cache_from", ())),
             layout="per_rank" if doc.get("cache_layout") == "per_rank" else "shared",
             cache_volume=Path(doc["cache_volume"]),
@@ -148,12 +153,14 @@ def work(job: Job, stop: StopSignals) -> Conducted:
     facts = {"surface": {k: v for k, v in job.about.items() if k in ("app_id", "call_id")}, "source": dict(job.source)}
     placement = Placement(home)
     try:
+        bring_code(job)
         data_dir, seen = bring_data(job)
         pinned = {key: value for key, value in attempt.manifest.data.items() if key == "artifacts"}
         attempt = replace(attempt, manifest=replace(attempt.manifest, data={**seen, **pinned}))
         compiled = job.case.compile != "eager"
         placement = Placement(home, data_dir, job.scratch / "cache" if compiled else None, job.layout)
-        start = warm_up(job, placement, environ) if compiled else Start()
+        seeded = compiled and job.case.script is None
+        start = warm_up(job, placement, environ) if seeded else Start()
         left_s = job.deadline_in_s - (time.monotonic() - began_s)
         if left_s < MIN_LEFT_S:
             raise GateRefused(
@@ -166,14 +173,14 @@ def work(job: Job, stop: StopSignals) -> Conducted:
     return conduct(
         home,
         attempt,
-        LocalSurface(environ),
+        local_surface(job.case, environ),
         placement,
         environ=environ,
         on_tick=lambda _: None,
         interrupted=stop,
         start=start,
         findings=findings,
-        keep_cache=(lambda state: keep(job, placement, start, attempt, state)) if compiled else None,
+        keep_cache=(lambda state: keep(job, placement, start, attempt, state)) if seeded else None,
         limits=replace(limits, wall_s=min(limits.wall_s, left_s)),
         facts=facts,
         append=False,
@@ -217,6 +224,31 @@ def begun_again(job: Job) -> tuple[Finding, ...]:
     )
     text = f"the container was taken away and the run begun again: this is execution {job.execution}"
     return (Finding("begun_again", "caveat", text, lines),)
+
+
+def bring_code(job: Job) -> None:
+    """Lay out the directory that a command was typed in, and go there. Our own ranks have none.
+
+    Raises:
+        DataError: the Volume does not have it, or has other bytes.
+    """
+    if job.code is None:
+        return
+    archive = job.data_volume / volume_path(job.code)
+    place = job.scratch / "code"
+    try:
+        unpack(archive.read_bytes(), job.code, place)
+    except FileNotFoundError:
+        why = "it is not there"
+    except ValueError as error:
+        why = str(error)
+    else:
+        os.chdir(place)
+        return
+    raise DataError(
+        "data-missing", f"the data Volume has no {archive.name!r} that the command could run from: {why}",
+        "remove it from the Volume and launch again: the launcher puts it there",
+    )  # fmt: skip
 
 
 def bring_data(job: Job) -> tuple[Path | None, dict[str, Any]]:

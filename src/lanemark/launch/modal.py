@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +38,7 @@ from lanemark.launch.modal_results import (
 )
 from lanemark.launch.programs import RANK_PROGRAMS
 from lanemark.launch.surface import Placement
-from lanemark.measure.durable import replace_file
+from lanemark.measure.durable import place_staged, staged_name
 from lanemark.records.attempt import AttemptPaths
 from lanemark.records.case import Case
 from lanemark.records.encoding import encode
@@ -50,7 +49,6 @@ _OURS: Final = frozenset({"attempt.json", "case.json", "handover.json", "supervi
 _MANIFEST_BYTES: Final = 8 * 1024 * 1024
 #: Logs are cut by the supervisor to a few MiB (launch/logs.py); sample files of a long run are larger.
 _FILE_BYTES: Final = 1024 * 1024 * 1024
-_READERS: Final = 8
 _STOP_S: Final = 60.0
 #: A worker that is told to end has 20 s (collect/modal_job.py), and carrying takes a while: after this it is gone.
 WIND_UP_S: Final = 90.0
@@ -76,6 +74,7 @@ class ModalSurface:
         rental: what is rented; a collector needs none, and takes names from a run's own ids.
         worker: the function that the container is to run, where runs are submitted (`modal_job.run_job`).
         payload: what it is given, from a submission.
+        interrupted: the name of a signal that asks for a launch not to be made, or None.
     """
 
     name = "modal"
@@ -88,24 +87,27 @@ class ModalSurface:
         *,
         worker: Callable[..., Any] | None = None,
         payload: Callable[[Submission], Mapping[str, Any]] | None = None,
+        interrupted: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._rental = rental
         self._worker = worker
         self._payload = payload
+        self._interrupted = interrupted
 
     def request(self, case: Case, placement: Placement) -> ModalRequest:
         """See `Surface.request`. Raises UsageError where the request could not be a receipt, or not be carried out."""
         assert self._rental is not None, "only a surface that was told what to rent can launch"
+        assert (case.script is None) == (self._rental.code is None), "a command goes with its code"
         compiled = case.compile != "eager"
         return ModalRequest(
             surface=self.name,
-            argv=("python", "-m", RANK_PROGRAMS[case.lane]),
-            reference_stack=True,
+            argv=("python", "-m", RANK_PROGRAMS[case.lane]) if case.script is None else case.command,
+            reference_stack=case.script is None,
             working_directory=None,
             settings=(),
             rank_variables=tuple({} for _ in range(case.nproc)),
             cache_dir=None,
-            cache_reason="a directory of the container, seeded from the cache Volume" if compiled else "not compiled",
+            cache_reason=_cache_reason(case) if compiled else "not compiled",
             cache_layout=placement.cache_layout,
             rental=modal_request(case, self._rental),
         )
@@ -121,8 +123,9 @@ class ModalSurface:
             ids["environment"] = self._rental.environment
         note(ids)
         spawned = client().launch(
-            submission.request.rental, submission.run_id, self._worker, self._payload(submission), note
-        )
+            submission.request.rental, submission.run_id, self._worker, self._payload(submission), note,
+            interrupted=self._interrupted,
+        )  # fmt: skip
         ids |= {"app_id": spawned.app_id, "call_id": spawned.call_id}
         return Handle(submission.run_id, self.name, ids, str(submission.paths.root))
 
@@ -140,14 +143,19 @@ class ModalSurface:
 
     def _called(self, asked: ModuleType, handle: Handle, call_id: str) -> Status:
         """The word for a call whose id is known."""
-        try:
-            given = asked.output(call_id)
-        except BaseException as error:  # the SDK raises here whatever the function raised there, SystemExit included
-            failure = error
-        else:
-            return _returned(given)
-        status, task = self._graph_of(asked, call_id)
-        word = modal_words.ended(failure, status)
+        for _ in range(2):
+            try:
+                given = asked.output(call_id)
+            except (
+                BaseException
+            ) as error:  # the SDK raises here whatever the function raised there, SystemExit included
+                failure = error
+            else:
+                return _returned(given)
+            status, task = self._graph_of(asked, call_id)
+            word = modal_words.ended(failure, status)
+            if word is not None or status not in modal_words.BAD:
+                break  # else it ended between the two questions, and its output says why in the service's words
         if word is None:
             return modal_words.waiting(status, task)
         if word.word == "cancelled" and self._winding_up(handle):
@@ -248,11 +256,7 @@ class ModalSurface:
             if done is not None:
                 expected = {file.name: file for file in done.files}
             wanted = {name: about for name, about in expected.items() if name not in _OURS and plain(name)}
-            with ThreadPoolExecutor(min(_READERS, max(1, len(wanted)))) as readers:
-                problems = readers.map(
-                    lambda entry: self._bring(handle, number, entry[0], entry[1], into), sorted(wanted.items())
-                )
-                told = [problem for problem in problems if problem is not None]
+            told = self._bring(handle, number, wanted, into)
         except LanemarkError:
             raise
         except Exception as error:
@@ -263,25 +267,36 @@ class ModalSurface:
         return Fetched(tuple(sorted(set(wanted) - missing)), tuple(told), None if done is None else done.ended_at)
 
     def _bring(
-        self, handle: Handle, number: int, name: str, about: CarriedFile | None, into: AttemptPaths
-    ) -> str | None:
-        """One file, whole or not at all; a sentence where it is not brought."""
-        target = into.root / name
-        if about is not None and _has(target, about):
-            return None
+        self, handle: Handle, number: int, files: Mapping[str, CarriedFile | None], into: AttemptPaths
+    ) -> list[str]:
+        """Files, each whole or not at all, and all of them durable. Returns a sentence for each that is not brought.
+
+        They go straight to disk, beside where they belong, and are moved once they are what the manifest names.
+        """
+        asked, there = client(), f"{handle.run_id}/{execution_directory(number)}/{ATTEMPT}"
+        names = [name for name, about in sorted(files.items()) if about is None or not _has(into.root / name, about)]
+        staged = {name: staged_name(into.root / name) for name in names}
+        for parent in {path.parent for path in staged.values()}:
+            parent.mkdir(parents=True, exist_ok=True)
+        wanted = []
+        for name in names:
+            about = files[name]
+            limit = _FILE_BYTES if about is None else min(_FILE_BYTES, about.bytes)
+            wanted.append(asked.Wanted(f"{there}/{name}", staged[name], limit))
+        told, whole = [], []
         try:
-            data = self._read(handle, f"{execution_directory(number)}/{ATTEMPT}/{name}", _FILE_BYTES)
-        except FileNotFoundError:
-            return f"{name}: the Volume does not have it"
-        except ValueError as error:
-            return f"{name}: {error}"
-        if about is not None and hashlib.sha256(data).hexdigest() != about.sha256:
-            return f"{name}: its bytes are not those that the manifest names"
-        if name == "record.json" and not _is_of(data, handle.run_id):
-            return f"{name}: it is the record of another run"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, data)
-        return None
+            brought = asked.bring(*self._volume(handle), wanted)
+            for name, found in zip(names, brought, strict=True):
+                problem = _wrong(name, found, files[name], staged[name], handle.run_id)
+                if problem is None:
+                    whole.append((name, staged[name]))
+                else:
+                    told.append(problem)
+            place_staged(into.root, whole)
+        finally:
+            for path in staged.values():
+                path.unlink(missing_ok=True)
+        return told
 
     def cancel(self, handle: Handle, reason: str) -> None:
         """See `DetachedSurface.cancel`. When it was asked for is noted on the Volume, where every collector sees it."""
@@ -314,6 +329,12 @@ class ModalSurface:
             raise _unreachable(handle, error) from None
 
 
+def _cache_reason(case: Case) -> str:
+    if case.script is not None:
+        return "a directory of the container, empty at the start: what covers a command is not known before it runs"
+    return "a directory of the container, seeded from the cache Volume"
+
+
 def _returned(given: Any) -> Status:
     """The word for an output: the worker's small envelope, or something that no worker of ours returns."""
     if not isinstance(given, dict) or "state" not in given:
@@ -324,6 +345,21 @@ def _returned(given: Any) -> Status:
     number = given.get("execution", 1)
     again = "" if number == 1 else f", in execution {number}"
     return Status("finished", f"the worker sealed {given['state']}{again}", completed_at=at)
+
+
+def _wrong(
+    name: str, found: str | FileNotFoundError | ValueError, about: CarriedFile | None, staged: Path, run_id: str
+) -> str | None:
+    """Why a file that was asked for is not taken; None where it is."""
+    if isinstance(found, FileNotFoundError):
+        return f"{name}: the Volume does not have it"
+    if isinstance(found, ValueError):
+        return f"{name}: {found}"
+    if about is not None and found != about.sha256:
+        return f"{name}: its bytes are not those that the manifest names"
+    if name == "record.json" and not _is_of(staged.read_bytes(), run_id):
+        return f"{name}: it is the record of another run"
+    return None
 
 
 def _has(target: Path, about: CarriedFile) -> bool:

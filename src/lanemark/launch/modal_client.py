@@ -10,12 +10,14 @@ module happened to be imported, and the SDK's own `modal run` to how it was star
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import modal
 from modal.config import config
@@ -35,12 +37,25 @@ PREFLIGHT_S: Final = 3.0
 QUESTION_S: Final = 30.0
 #: One file of a Volume: an attempt's are small, and its logs are cut.
 FILE_S: Final = 120.0
+#: How often a person's wish to stop is looked for, and how long the SDK may take to let go then.
+_ASK_S: Final = 0.1
+_LET_GO_S: Final = 10.0
+#: Volumes carry files in blocks of this size, and the SDK holds as many blocks of a file at once as this host has cores
+#: (modal/_utils/blob_utils.py: BLOCK_SIZE; modal/volume.py: read_file, in 1.6.4).
+BLOCK_BYTES: Final = 8 * 1024 * 1024
+#: Files that are on their way at once in this process: 256 MiB at most, and 16 MiB a core.
+SMALL_AT_ONCE: Final = 32
+LARGE_AT_ONCE: Final = 2
 #: How long the launcher may take to upload the package and create its objects. Building an image happens in it.
 LAUNCH_S: Final = 3600.0
 
 
 class Silence(Exception):  # noqa: N818 - not an error of anybody's: nothing was said
     """The service said nothing in time."""
+
+
+class GivenUp(Exception):  # noqa: N818 - a person's decision, and no error
+    """It was no longer wanted, and has been cancelled."""
 
 
 class _Loop:
@@ -50,14 +65,22 @@ class _Loop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, make: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-        """Await what `make` makes, for at most `timeout_s`, and raise here what it raises.
+    def run(
+        self,
+        make: Callable[[], Awaitable[T]],
+        timeout_s: float | None,
+        unwanted: Callable[[], bool] | None = None,
+    ) -> T:
+        """Await what `make` makes, for at most `timeout_s` (None: it has limits of its own), and raise what it raises.
 
         Errors are carried across the loop as values: a `SystemExit` that a remote function raised would end the loop.
         And its own time limit must not be a TimeoutError, which is what the SDK raises for "no output yet".
 
+        `unwanted` is asked now and then, on the loop: between its answer and the cancellation nothing moves on.
+
         Raises:
             Silence: the time is up.
+            GivenUp: `unwanted` said so, and what `make` made was cancelled and has let go.
         """
 
         async def caught() -> tuple[T | None, BaseException | None]:
@@ -68,11 +91,20 @@ class _Loop:
 
         async def limited() -> tuple[T | None, BaseException | None]:
             task = asyncio.ensure_future(caught())
-            done, _ = await asyncio.wait({task}, timeout=timeout_s)
-            if not done:
-                task.cancel()
-                return None, Silence(f"no answer within {timeout_s:g} s")
-            return task.result()
+            ends_s = None if timeout_s is None else time.monotonic() + timeout_s
+            while True:
+                left_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
+                wait_s = left_s if unwanted is None else min(_ASK_S, _ASK_S if left_s is None else left_s)
+                done, _ = await asyncio.wait({task}, timeout=wait_s)
+                if done:
+                    return task.result()
+                if unwanted is not None and unwanted():
+                    task.cancel()
+                    await asyncio.wait({task}, timeout=_LET_GO_S)
+                    return None, GivenUp()
+                if ends_s is not None and time.monotonic() >= ends_s:
+                    task.cancel()
+                    return None, Silence(f"no answer within {timeout_s:g} s")
 
         value, error = asyncio.run_coroutine_threadsafe(limited(), self._started()).result()
         if error is not None:
@@ -88,6 +120,10 @@ class _Loop:
 
 
 _LOOP: Final = _Loop()
+#: Of that loop alone.
+_VOLUMES: Final[dict[tuple[str, str | None], modal.Volume]] = {}
+_SMALL: Final = asyncio.Semaphore(SMALL_AT_ONCE)
+_LARGE: Final = asyncio.Semaphore(LARGE_AT_ONCE)
 
 
 # preflight
@@ -205,14 +241,19 @@ def launch(
     worker: Callable[..., Any],
     payload: Mapping[str, Any],
     note: Callable[[Mapping[str, str]], None],
+    *,
+    interrupted: Callable[[], str | None] = lambda: None,
 ) -> Spawned:
     """Create the app and make the one call. `note` gets each id before the next step that cannot be undone.
+
+    Where `interrupted` names a signal before the call is made, none is made. From then on the call is finished, so that
+    its id is known to whoever ends it.
 
     An `intent.json` is left on the results Volume before the call, so that a collector without any id can tell a run
     that was handed over from one that never was.
 
     Raises:
-        RunFailed: nothing was launched.
+        RunFailed: nothing was launched; `run-cancelled` where that was somebody's wish.
         SurfaceError: whether the call was made is not known.
     """
     app, function = build_app(request, run_id, worker)
@@ -234,7 +275,12 @@ def launch(
             return Spawned(app_id, call.object_id)
 
     try:
-        return _LOOP.run(go, LAUNCH_S)
+        return _LOOP.run(go, LAUNCH_S, lambda: not calling and interrupted() is not None)
+    except GivenUp:
+        raise RunFailed(
+            "run-cancelled", f"{interrupted()} came before {run_id} was launched: Modal was asked to run nothing",
+            "launch it again when it is wanted",
+        ) from None  # fmt: skip
     except Exception as error:
         if calling:
             raise SurfaceError(
@@ -278,15 +324,39 @@ def cancel(call_id: str) -> None:
     _LOOP.run(modal.FunctionCall.from_id(call_id).cancel.aio, QUESTION_S)
 
 
+async def _on_volume(
+    name: str, environment: str | None, ask: Callable[[modal.Volume], Awaitable[T]], *, refused: type[BaseException]
+) -> T:
+    """Ask a Volume something. Its id is looked up once a process, and again where it is no longer known.
+
+    Raises:
+        modal.exception.NotFoundError: there is no such Volume.
+        BaseException: whatever `ask` raises; `refused` is what it raises where it knows no such id, or no such path.
+    """
+    key = (name, environment)
+    known = _VOLUMES.get(key)
+    if known is not None:
+        try:
+            return await ask(known)
+        except refused:
+            _VOLUMES.pop(key, None)  # it may have been removed and made again meanwhile
+    found = modal.Volume.from_name(name, environment_name=environment)
+    await found.hydrate.aio()
+    _VOLUMES[key] = found
+    return await ask(found)
+
+
 def list_volume(volume: str, environment: str | None, path: str) -> dict[str, int]:
     """Every file below `path` of a Volume, with its size; empty where there is no such Volume or path."""
 
+    async def ask(place: modal.Volume) -> list[Any]:
+        return list(await place.listdir.aio(path, recursive=True))
+
     async def go() -> dict[str, int]:
+        nothing = (modal.exception.NotFoundError, FileNotFoundError)
         try:
-            entries = await modal.Volume.from_name(volume, environment_name=environment).listdir.aio(
-                path, recursive=True
-            )
-        except (modal.exception.NotFoundError, FileNotFoundError):
+            entries = await _on_volume(volume, environment, ask, refused=modal.exception.NotFoundError)
+        except nothing:
             return {}
         return {entry.path: entry.size for entry in entries if entry.type.name == "FILE"}
 
@@ -294,22 +364,84 @@ def list_volume(volume: str, environment: str | None, path: str) -> dict[str, in
 
 
 def read_volume(volume: str, environment: str | None, path: str, limit_bytes: int) -> bytes:
-    """One file of a Volume.
+    """One small file of a Volume.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is larger than `limit_bytes`.
     """
+    found = io.BytesIO()
+    _LOOP.run(lambda: _read(volume, environment, path, limit_bytes, found), FILE_S)
+    return found.getvalue()
 
-    async def go() -> bytes:
-        found = bytearray()
-        async for chunk in modal.Volume.from_name(volume, environment_name=environment).read_file.aio(path):
-            found += chunk
-            if len(found) > limit_bytes:
-                raise ValueError(f"{path} is larger than {limit_bytes} bytes")
-        return bytes(found)
 
-    return _LOOP.run(go, FILE_S)
+async def _read(volume: str, environment: str | None, path: str, limit_bytes: int, into: BinaryIO) -> str:
+    """Read a file block by block. Returns the sha256 of its bytes, in hexadecimal. Raises as `read_volume`."""
+    sha = hashlib.sha256()
+
+    async def ask(place: modal.Volume) -> None:
+        size = 0
+        async for chunk in place.read_file.aio(path):
+            size += len(chunk)
+            if size > limit_bytes:
+                raise ValueError(f"it is larger than {limit_bytes} bytes")
+            into.write(chunk)
+            sha.update(chunk)
+
+    await _on_volume(volume, environment, ask, refused=FileNotFoundError)
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file to bring from a Volume.
+
+    Attributes:
+        path: on the Volume.
+        into: a new file on this host, made for it; removed again where it could not be brought whole.
+        limit_bytes: it may not be larger.
+    """
+
+    path: str
+    into: Path
+    limit_bytes: int
+
+
+def bring(volume: str, environment: str | None, wanted: Sequence[Wanted]) -> list[str | FileNotFoundError | ValueError]:
+    """Bring many files at once, each straight to disk. Returns its sha256, or why there is none, in the order given.
+
+    However many collectors call this at once, no more than `SMALL_AT_ONCE` files of one block and `LARGE_AT_ONCE`
+    larger ones are on the way, so that a thousand runs take no more memory than a few.
+
+    Raises:
+        BaseException: whatever the SDK raised for a Volume that could not be asked, or `Silence`. What had been brought
+            by then stays where it was put.
+    """
+
+    async def one(file: Wanted) -> str | FileNotFoundError | ValueError:
+        async with _SMALL if file.limit_bytes <= BLOCK_BYTES else _LARGE:
+            try:
+                with file.into.open("xb") as there:
+                    reading = _read(volume, environment, file.path, file.limit_bytes, cast("BinaryIO", there))
+                    return await asyncio.wait_for(reading, FILE_S)
+            except BaseException as error:
+                file.into.unlink(missing_ok=True)
+                if isinstance(error, asyncio.TimeoutError):
+                    raise Silence(f"{file.path} did not come within {FILE_S:g} s") from None
+                if isinstance(error, (FileNotFoundError, ValueError)):
+                    return error
+                raise
+
+    async def go() -> list[str | FileNotFoundError | ValueError]:
+        tasks = [asyncio.ensure_future(one(file)) for file in wanted]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:  # one that could not be asked is an answer for all: the rest need not wait for the same
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    return _LOOP.run(go, None)
 
 
 def write_volume(

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from lanemark.launch.modal_code import Code, volume_path
 from lanemark.launch.modal_gpu import in_order
 from lanemark.launch.surface import LaunchRequest
 from lanemark.records.case import Case
@@ -74,6 +75,7 @@ class Rental:
         secrets: names of Modal Secrets whose variables the run gets. Names alone are ever written down.
         results, cache, data, checkpoints: names of the Volumes; checkpoints None for none.
         bucket: to mount; None for none.
+        code: the directory that goes along with a command of the user's own; None for our own ranks.
     """
 
     image: str
@@ -92,6 +94,7 @@ class Rental:
     data: str = "lanemark-data"
     checkpoints: str | None = None
     bucket: Bucket | None = None
+    code: Code | None = None
 
 
 def check(rental: Rental) -> None:
@@ -185,6 +188,8 @@ def modal_request(case: Case, rental: Rental) -> dict[str, Any]:
         "volumes": volumes,
         "secrets": sorted(rental.secrets),
     }
+    if rental.code is not None:
+        request["code"] = {**rental.code.to_json(), "volume_path": f"{DATA}/{volume_path(rental.code.digest)}"}
     if rental.environment is not None:
         request["app"]["environment"] = rental.environment
     if rental.bucket is not None:

@@ -23,7 +23,7 @@ from lanemark.launch.detached import FailureKind, Status
 from lanemark.records.encoding import safe_text
 
 #: Statuses of an input in the call graph that are an end, and no good one (modal.types.InputStatus).
-_BAD: Final = frozenset({"FAILURE", "INIT_FAILURE", "TERMINATED", "TIMEOUT"})
+BAD: Final = frozenset({"FAILURE", "INIT_FAILURE", "TERMINATED", "TIMEOUT"})
 #: As `lineage` names them: the service was not asked, or did not answer.
 _SILENT: Final = frozenset(
     {
@@ -95,7 +95,7 @@ def ended(error: BaseException, status: str | None) -> Status | None:
     if "modal.NotFoundError" in kinds:
         return Status("unknown", f"the service does not know the call ({detail})")
     # A function may raise an OSError as well; only the call graph can tell that one from a network's.
-    if _SILENT & set(kinds) and status not in _BAD:
+    if _SILENT & set(kinds) and status not in BAD:
         return Status("unreachable", detail)
     return Status("failed", detail, kind="raised")
 

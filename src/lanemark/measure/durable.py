@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -49,8 +49,45 @@ def replace_files(root: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
     return names
 
 
+def staged_name(path: Path) -> Path:
+    """Beside `path`, where its bytes may be written until `place_staged` moves them there."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def place_staged(root: Path, files: Iterable[tuple[str, Path]]) -> list[str]:
+    """`replace_files` for bytes that lie on the same disk already: (name below `root`, where they were staged).
+
+    Returns:
+        The names, in the order given.
+
+    Raises:
+        OSError: as `replace_files`.
+    """
+    names, directories = [], set()
+    for name, staged in files:
+        fd = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(staged, root / name)
+        names.append(name)
+        directories.add(name.rpartition("/")[0])
+    for inside in sorted({parent for each in directories for parent in _upwards(each)}):
+        sync_directory(root / inside)
+    return names
+
+
+def _upwards(inside: str) -> Iterator[str]:
+    """A `/`-separated directory and every one that it lies in, up to the root of them all, which is empty."""
+    while inside:
+        yield inside
+        inside = inside.rpartition("/")[0]
+    yield ""
+
+
 def _replace(path: Path, data: bytes) -> None:
-    staged = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    staged = staged_name(path)
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         try:

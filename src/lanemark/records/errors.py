@@ -41,6 +41,7 @@ SLUGS: Final[dict[str, str]] = {
     "candidate-unknown": "No kernel path has that name",
     "wave-invalid": "A wave of the promotion lane cannot be meant",
     "wave-empty": "A wave of the promotion lane asks for nothing",
+    "modal-code-unfit": "The directory of a command cannot go along to a rented box",
     "modal-image-unpinned": "The image to rent is not named by its digest",
     # data
     "data-missing": "The data directory or a shard in it does not exist",

@@ -90,9 +90,23 @@ def test_a_node_joins_what_is_there_and_nothing_else(tmp_path, monkeypatch, caps
     with pytest.raises(UsageError) as caught:
         asked("training", "--join", "x", "--", "true")
     assert caught.value.slug == "join-invalid"
-    with pytest.raises(UsageError) as caught:
-        asked("training", "--surface", "modal", "--", "true")
-    assert caught.value.slug == "surface-unavailable"
+
+
+def test_a_command_on_modal_says_what_is_rented_and_has_no_cache_there():
+    rent = ("--surface", "modal", "--image", "a@sha256:" + "0" * 64)
+    found = asked("training", *rent, "--gpu", "cpu", "--", "torchrun", "--nproc-per-node", "2", "train.py")
+    assert (found.case.surface, found.case.nproc, found.rental.code) == ("modal", 2, None)
+    assert found.case.command[0] == "torchrun"
+    for slug, words in (
+        ("modal-image-unpinned", ("--surface", "modal", "--gpu", "cpu")),
+        ("gpu-spec-invalid", rent),
+        ("value-invalid", (*rent, "--gpu", "cpu", "--cache-from", "seed.tar.zst")),
+        ("value-invalid", (*rent, "--gpu", "cpu", "--cache-policy", "require")),
+        ("value-invalid", ("--image", "a@sha256:" + "0" * 64)),
+    ):
+        with pytest.raises(UsageError) as caught:
+            asked("training", *words, "--", "true")
+        assert caught.value.slug == slug
 
 
 def test_the_plan_of_a_command_is_what_would_be_started(tmp_path, monkeypatch, capsys):

@@ -126,3 +126,13 @@ def test_an_unknown_name_is_refused(folder: Path) -> None:
     assert status == 2
     assert "names no benchmark" in said
     assert not (folder / "results.json").exists()
+
+
+def test_a_figure_without_a_target_is_kept_and_said_to_meet_none(figures: ModuleType) -> None:
+    row = figures.judged(result("modal.collect_thousand_s", 1e9))
+    assert (row["ok"], row["target"]) == (True, "none")
+    shown = figures.page("<!-- table -->", [{**row, "commit": "c", "machine": "m"}])
+    assert "| `modal.collect_thousand_s` | 1e+09 s | none |  |" in shown
+    assert figures.judged(result("modal.collect_thousand_s", None))["ok"] is False, "one that was not measured is none"
+    assert figures.judged(result("modal.collect_lost", 1))["ok"] is False
+    assert figures.judged(result("modal.collect_lost", 0))["ok"] is True

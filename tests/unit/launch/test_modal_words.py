@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lanemark.launch.detached import Handle
+from lanemark.launch.modal import ModalSurface
 from lanemark.launch.modal_words import ended, waiting
 
 exception = pytest.importorskip("modal.exception", reason="the SDK's own classes are what is mapped")
@@ -56,3 +58,27 @@ def test_without_an_output_the_call_graph_says_what_is_going_on(
 ) -> None:
     """A TimeoutError that the function itself raised has a status of FAILURE, and would be waited for otherwise."""
     assert waiting(status, task).word == word
+
+
+def test_a_run_that_ends_between_the_two_questions_is_asked_about_once_more(monkeypatch):
+    """No output, then a graph that says it has ended: the service's own words are in the output by then."""
+
+    class Asked:
+        """The client, as far as a probe needs it."""
+
+        answers = [TimeoutError(), exception.RemoteError("container failed to start (71): out of disk")]  # noqa: RUF012
+
+        def output(self, call_id):
+            raise self.answers.pop(0)
+
+        def call_graph(self, call_id):
+            return [{"call_id": call_id, "status": "INIT_FAILURE"}]
+
+    monkeypatch.setattr("lanemark.launch.modal.client", Asked)
+    found = ModalSurface().probe(Handle("training-20260101T000000Z-00000000", "modal", {"call_id": "fc-1"}))
+    assert (found.word, found.kind) == ("failed", "start_failed")
+    assert "out of disk" in found.detail
+
+    Asked.answers = [TimeoutError(), TimeoutError()]
+    found = ModalSurface().probe(Handle("training-20260101T000000Z-00000000", "modal", {"call_id": "fc-1"}))
+    assert (found.word, found.kind) == ("failed", "start_failed"), "without them the graph's word stands"
