@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import ref
 
 from lanemark.measure.beacon import Beacon
 from lanemark.measure.cache_use import cache_use
@@ -53,6 +54,7 @@ class TorchProbes(Probes):
         self._torch = torch
         self._imported_ns = 0
         self._first: Any = None
+        self._first_part: Callable[[], Any] = lambda: None
         self._trained = Trained()
         self._data = DataSeen()
         self._close: Callable[[], None] = lambda: None
@@ -77,10 +79,13 @@ class TorchProbes(Probes):
                 self._knows(optimizer)
                 return
             self._first = optimizer
+            first = _first_parameter(optimizer)
+            self._first_part = (lambda: None) if first is None else ref(first)
             self._knows(optimizer)
             if script.begin("hooks") is None:
                 return
-        if optimizer is self._first:
+        # ZeRO gives its optimizer one parameter group after another, and steps it for each: the first one's turn counts.
+        if optimizer is self._first and _first_parameter(optimizer) is self._first_part():
             script.end_step()
 
     def _knows(self, optimizer: Any) -> None:
@@ -194,6 +199,11 @@ class TorchProbes(Probes):
         if self.group() is None:
             return observed(1, f"{_GROUP}.is_initialized: the command formed no process group")
         return observed(self._world(), f"{_GROUP}.get_world_size")
+
+
+def _first_parameter(optimizer: Any) -> Any:
+    """What an optimizer holds first, now; None where it holds nothing."""
+    return next((parameter for group in optimizer.param_groups for parameter in group["params"]), None)
 
 
 def imported() -> bool:
