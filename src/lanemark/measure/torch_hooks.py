@@ -1,6 +1,7 @@
 """What is hooked in torch when a launched command imports it, through public places only, and what is looked at later.
 
     optimizer steps     torch.optim.optimizer.register_optimizer_step_post_hook: the zero-line way of counting steps
+    spawned functions   multiprocessing: what a rank raised, which reaches no excepthook there
     the process group   torch.distributed.init_process_group: a phase on the page, and the rank where no variable has it
     compilations        torch.compile: from its first call on they are watched, and what it was given is remembered
 
@@ -14,6 +15,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 from weakref import ref
 
@@ -42,7 +44,29 @@ def install(script: Script) -> None:
     torch.compile = probes.compiled(torch.compile)
     if torch.distributed.is_available():
         torch.distributed.init_process_group = probes.grouped(torch.distributed.init_process_group)
+    _watch_spawned(script)
     script.torch_came(probes)
+
+
+def _watch_spawned(script: Script) -> None:
+    """Hear of what a function raised that `multiprocessing` started, as `torch.multiprocessing.spawn` starts ranks.
+
+    Python's own wrapper prints it, torch's hands it to the parent and exits with status 1 inside of it: `sys.excepthook`
+    is called by neither (source: multiprocessing/process.py, `_bootstrap`; torch/multiprocessing/spawn.py, `_wrap`).
+    """
+    inner = BaseProcess.run
+
+    @functools.wraps(inner)
+    def run(self: BaseProcess) -> None:
+        try:
+            inner(self)
+        except BaseException as error:
+            cause = error.__context__ if isinstance(error, SystemExit) else error
+            if cause is not None:
+                script.failed(cause, cause.__traceback__)
+            raise
+
+    BaseProcess.run = run  # type: ignore[method-assign]
 
 
 class TorchProbes(Probes):
