@@ -105,12 +105,16 @@ def test_ranks_that_a_script_starts_as_functions_are_found(tmp_path: Path, start
 
 @pytest.mark.parametrize(
     ("how", "kind", "words"),
-    [("raise", "rank_raised", "a reason of its own"), ("stop", "rank_stopped", "stopped by a signal")],
+    [
+        ("raise", "rank_raised", "a reason of its own"),
+        ("stop", "rank_stopped", "stopped by a signal"),
+        ("sleep", "collective_missed", "rank 1 has not entered all_reduce"),
+    ],
 )
 def test_the_rank_at_fault_is_named_though_its_parent_is_not_its_launcher(
     tmp_path: Path, how: str, kind: str, words: str
 ) -> None:
-    window = ("--gpu", "cpu", "--nproc", "2", "--steps", "14", "--warmup", "4", "--stall-timeout", "4")
+    window = ("--gpu", "cpu", "--nproc", "2", "--steps", "14", "--warmup", "4", "--stall-timeout", "7")
     command = (sys.executable, str(PROGRAMS / "train_spawned.py"), "fork", "16", how)
     said, predicate = run(tmp_path, *window, "--", *command)
     cause = predicate["outcome"]["first_cause"]

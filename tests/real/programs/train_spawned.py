@@ -1,13 +1,14 @@
 """A script that starts its own ranks, as functions, and forks a data loader in each: DDP over gloo, two parameter groups.
 
-python train_spawned.py spawn|fork STEPS raise|stop|exit
+python train_spawned.py spawn|fork STEPS raise|stop|sleep|exit
 
-Rank 1 ends as asked: half-way by an exception, half-way stopped by a signal, or through `os._exit` after its last step.
+Rank 1 ends as asked: half-way by an exception, half-way stopped by a signal or asleep, or through `os._exit` after its last step.
 """
 
 import os
 import signal
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,8 @@ def main(rank: int, store: str, steps: int, how: str) -> None:
             raise RuntimeError("rank 1 has a reason of its own")
         if how == "stop" and rank == 1 and number == steps // 2:
             os.kill(os.getpid(), signal.SIGSTOP)
+        if how == "sleep" and rank == 1 and number == steps // 2:
+            time.sleep(600)
     dist.destroy_process_group()
     if how == "exit" and rank == 1:
         os._exit(0)
