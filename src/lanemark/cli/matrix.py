@@ -185,6 +185,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     undeclared = sorted({name for each in rows for name in each.get("undeclared", ())})
     if undeclared:
         lines.append(f"to compare such a cell as a whole, add to the file: vary = {json.dumps(undeclared)}")
+    if any("SEEDING_PASS" in each.get("refused", ()) for each in rows):
+        lines.append(
+            "SEEDING_PASS: the first run of a cell filled its compile cache; with --again it starts from that one"
+        )
     if any(each["failed"] for each in rows):
         lines.append("runs: those with a receipt, and behind + those without; `lanemark runs` lists them")
     return lines

@@ -197,9 +197,9 @@ def _stall_limit_s(rank: RankLook) -> float:
 def collective_missed(looks: Sequence[Look], _context: HangContext) -> Finding | None:
     """Some ranks wait in a collective that the others have not entered, and those sleep elsewhere, in every look.
 
-    Flight recorders decide, also where a page shows no collective, as DDP enters them from C++: the oldest operation that
-    a rank waits in must be the very next one after the last of the rank that is missed. A rank that computes, compiles or
-    waits for data is late, and is not named here.
+    Flight recorders decide, also where a page shows no collective, as DDP enters them from C++: the oldest operation
+    that a rank waits in must be the very next one after the last of the rank that is missed. A rank that computes,
+    compiles or waits for data is late, and is not named here.
     """
     last = looks[-1]
     if len(looks) < _AGREE or last.quiet_s < DATA_STALL_S or any(rank.flight is None for rank in last.ranks):
@@ -219,8 +219,8 @@ def collective_missed(looks: Sequence[Look], _context: HangContext) -> Finding |
             return None
     at = rank_of(last, missed[0]) if len(missed) == 1 else None
     text = (
-        f"{ranks_text(missed)} {'has' if len(missed) == 1 else 'have'} not entered {_bare(name)}, operation {number}, in"
-        f" which {ranks_text(waiting)} {'waits' if len(waiting) == 1 else 'wait'}"
+        f"{ranks_text(missed)} {'has' if len(missed) == 1 else 'have'} not entered {_bare(name)}, operation {number},"
+        f" in which {ranks_text(waiting)} {'waits' if len(waiting) == 1 else 'wait'}"
         f"{f'; it is at {at.stack[0]}' if at is not None and at.stack else ''}"
     )
     return Finding("collective_missed", "failure", text[:500], look_lines(last), _only(missed))

@@ -59,9 +59,9 @@ def labels(record_id: str, predicate: Mapping[str, Any]) -> dict[str, str]:
 def mllog_lines(record_id: str, predicate: Mapping[str, Any]) -> Iterator[str]:
     """A run as MLCommons' log lines, in the order of time. What a submission needs beyond it is not claimed.
 
-    Times are the record's wall-clock stamps; the run starts when the window opens, as warm-up is no part of it. The window
-    is one block of MLCommons', between two counts of samples, where the record knows what a sample is: a sequence of the
-    reference stack. Which of their checks this meets is held by a test and listed in docs/your-script.md.
+    Times are the record's wall-clock stamps; the run starts when the window opens, as warm-up is no part of it. The
+    window is one block of MLCommons', between two counts of samples, where the record knows what a sample is: in the
+    reference stack a sequence. Which of their checks this meets is held by a test and listed in docs/your-script.md.
     """
     began_ms = _milliseconds(predicate["times"]["prepared_at"])
     ended_ms = _milliseconds(predicate["times"]["sealed_at"])
@@ -129,7 +129,9 @@ def _division_of_work(predicate: Mapping[str, Any]) -> dict[str, int]:
     mode = value_of(predicate["distributed"]["observed"]["mode"])
     if "script" in predicate["case"] or mode not in ("single", "ddp", "fsdp2"):
         return {}
-    whole = dict.fromkeys(("tensor_parallelism", "pipeline_parallelism", "context_parallelism", "expert_parallelism"), 1)
+    whole = dict.fromkeys(
+        ("tensor_parallelism", "pipeline_parallelism", "context_parallelism", "expert_parallelism"), 1
+    )
     return whole | {"micro_batch_size": predicate["case"]["micro_batch"]}
 
 

@@ -1,8 +1,8 @@
 """What DeepSpeed's engine says of a script's model, where the optimizer cannot: it is given flat parts of parameters.
 
-ZeRO hands its optimizer one flat shard a parameter group (a stage from 1 on), on the host where it offloads. So what is
-trained, on which device and in which formats is read from the engines that are alive, once, outside the window (source:
-`DeepSpeedEngine.module`, `.device`, `.zero_optimization_stage()`; held against DeepSpeed 0.19). Nothing is imported here.
+ZeRO hands its optimizer one flat shard a parameter group (from stage 1 on), on the host where it offloads. So what is
+trained, on which device and in which formats is read from the engines that are alive, outside the window (source:
+`DeepSpeedEngine.module`, `.device`, `.zero_optimization_stage()`; held against DeepSpeed 0.19). Nothing is imported.
 """
 
 from __future__ import annotations

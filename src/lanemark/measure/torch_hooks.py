@@ -51,8 +51,8 @@ def install(script: Script) -> None:
 def _watch_spawned(script: Script) -> None:
     """Hear of what a function raised that `multiprocessing` started, as `torch.multiprocessing.spawn` starts ranks.
 
-    Python's own wrapper prints it, torch's hands it to the parent and exits with status 1 inside of it: `sys.excepthook`
-    is called by neither (source: multiprocessing/process.py, `_bootstrap`; torch/multiprocessing/spawn.py, `_wrap`).
+    Python's own wrapper prints it, torch's hands it to the parent and exits with status 1 inside of it. Neither calls
+    `sys.excepthook` (source: multiprocessing/process.py, `_bootstrap`; torch/multiprocessing/spawn.py, `_wrap`).
     """
     inner = BaseProcess.run
 
@@ -108,7 +108,7 @@ class TorchProbes(Probes):
             self._knows(optimizer)
             if script.begin("hooks") is None:
                 return
-        # ZeRO gives its optimizer one parameter group after another, and steps it for each: the first one's turn counts.
+        # ZeRO gives its optimizer one parameter group after another and steps it for each: the first one's turn counts.
         if optimizer is self._first and _first_parameter(optimizer) is self._first_part():
             script.end_step()
 

@@ -93,7 +93,7 @@ class Trained:
         return observed(names, _SOURCE) if names else unavailable(_SOURCE, self.nothing)
 
     def mode(self, world_size: int) -> Observation[str]:
-        """`fsdp2`, `fsdp1`, `ddp`, `single`, `mixed`, `deepspeed_zero<n>`; unavailable where it is none that is known."""
+        """`fsdp2`, `fsdp1`, `ddp`, `single`, `mixed`, `deepspeed_zero<n>`; unavailable where it is none of these."""
         parameters = self._parameters()
         if not parameters:
             return unavailable(_SOURCE, self.nothing)
@@ -131,11 +131,11 @@ class Trained:
                 return observed("model", f"torch.compile was given {what} what is trained")
         if self._compiled or inside:
             return observed("regional", "torch.compile was given parts of what is trained")
-        return unavailable("torch.compile", "it was given functions alone, and what of the model ran in them was not seen")
+        return unavailable("torch.compile", "it was given functions alone, and which part ran in them was not seen")
 
 
 def _modules_of(function: Any) -> list[Any]:
-    """The modules that a function's own code names: in what it closes over, its globals, and the object it belongs to."""
+    """The modules that a function's code names, in its closure, its globals and the object that it belongs to."""
     names = getattr(getattr(function, "__code__", None), "co_names", ())
     places = (getattr(function, "__globals__", {}), getattr(getattr(function, "__self__", None), "__dict__", {}))
     used = [place[name] for place in places for name in names if name in place]

@@ -23,8 +23,8 @@ class Block(torch.nn.Module):
         super().__init__()
         self.inner = torch.nn.Linear(8, 8)
 
-    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
-        return x_BD + torch.tanh(self.inner(x_BD))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tanh(self.inner(x))
 
 
 torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 python train_spawned.py spawn|fork STEPS raise|stop|sleep|exit
 
-Rank 1 ends as asked: half-way by an exception, half-way stopped by a signal or asleep, or through `os._exit` after its last step.
+Rank 1 ends as asked: half-way by an exception, stopped by a signal, or asleep; or through `os._exit` after its last step.
 """
 
 import os

@@ -179,7 +179,11 @@ def test_opening_the_data_may_take_longer_than_a_step_s_batch() -> None:
 def missed(*, seconds: tuple[float, ...] = (8.0, 8.5), quiet_s: float = 6.0, **changes: object) -> tuple[Look, ...]:
     """Rank 0 waits in its second operation, which DDP entered from C++; rank 1 has done one and sleeps."""
     waiting = rank(0, "window", step=5, flight=flight("gloo:broadcast", "gloo:all_reduce"))
-    late = {"step": 5, "flight": (replace(flight("gloo:broadcast")[0], state="completed"),), "stack": ("main (a.py:3)",)}
+    late = {
+        "step": 5,
+        "flight": (replace(flight("gloo:broadcast")[0], state="completed"),),
+        "stack": ("main (a.py:3)",),
+    }
     return lasting(waiting, rank(1, **{"phase": "window", **late, **changes}), seconds=seconds, quiet_s=quiet_s)
 
 

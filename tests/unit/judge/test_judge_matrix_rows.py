@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from judge_records import admitted as admit_doc
 from judge_records import another, put, quiet
+
 from lanemark.cli import matrix
 from lanemark.cli.matrix_file import grid_of
 from lanemark.records.attempt import Home
@@ -52,3 +52,9 @@ def test_a_cell_that_is_compared_as_a_whole_says_that_two_things_changed_togethe
     assert line.endswith("; one ratio for command and compile together")
     # What is declared and did not differ is no part of the question.
     assert compiled(vary=["compile", "mode"])["vary"] == ["command", "compile"]
+
+
+def test_a_cell_that_filled_its_cache_is_told_how_to_go_on_and_no_other_is() -> None:
+    row = {"cell": "whole", "runs": 1, "failed": 0, "verdict": "not_comparable", "refused": ["SEEDING_PASS"]}
+    assert "with --again" in matrix.table([row])[-1]
+    assert not any("--again" in line for line in matrix.table([row | {"refused": ["KEY_MISMATCH"]}]))

@@ -86,7 +86,10 @@ UNMET = {
     "submission_org", "submission_division", "init_stop", "eval_accuracy", "eval_samples", "train_samples", "cache_clear",
 }  # fmt: skip
 #: Since 6.1 also the lowest precision of three kinds of arithmetic, which no rank observes, and a configuration file.
-UNMET_61 = UNMET | {"config_filename", *(f"lowest_numerical_precision_in_{what}" for what in ("linear", "attn", "comm"))}
+UNMET_61 = UNMET | {
+    "config_filename",
+    *(f"lowest_numerical_precision_in_{what}" for what in ("linear", "attn", "comm")),
+}
 #: What a command's record does not know of a model that is not ours.
 OF_A_COMMAND = {
     "tensor_parallelism", "pipeline_parallelism", "context_parallelism", "expert_parallelism", "micro_batch_size",
