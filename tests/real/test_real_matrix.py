@@ -107,6 +107,7 @@ def test_axes_multiply_and_their_points_add_up() -> None:
         {"run": ["training", "--"]},
         {"run": ["training"], "repeat": 0},
         {"run": ["training"], "repeats": 3},
+        {"run": ["training"], "vary": "compile"},
         {"run": ["training"], "axes": {"a": {}}},
         {"run": ["training"], "axes": {"a": {"b": {"environ": {}}}}},
         {"run": ["training"], "axes": {"a": {"b": {"env": {"X": 1}}}}},

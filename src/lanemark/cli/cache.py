@@ -6,7 +6,8 @@
     capture  write an archive of what a case needs
     bake     write a seed directory for an image, and the image's lines
 
-All but a bare `status` take the arguments of `run`, because a cache is only ever good for a case.
+All but a bare `status` take the arguments of `run`, because a cache is only ever good for a case. A command of the
+user's own is named as there, behind `--`.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from __future__ import annotations
 import os
 import shlex
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lanemark.cli.asked import add_arguments, understand
+from lanemark.cli.asked import add_arguments, parsed, understand
 from lanemark.cli.cache_status import case_lines, directory_doc, directory_lines, rank_docs
 from lanemark.cli.deciding import cache_place, decide
 from lanemark.cli.gates import check_cache, compiler, shortfall
 from lanemark.cli.parsing import Parser, advise, home, parser, print_json
 from lanemark.lanes.cache_manifest import Manifest
 from lanemark.lanes.coverage import Coverage
+from lanemark.launch.command import local_surface
 from lanemark.launch.environment import apply_settings
-from lanemark.launch.local import LocalSurface
 from lanemark.launch.surface import Placement
 from lanemark.observe.fingerprint import fingerprint
 from lanemark.observe.packages import cxx_facts
@@ -58,7 +59,7 @@ class _Question:
         cache_dir: of the compile cache.
         placement: with the layout.
         fingerprint: of what the ranks would be given.
-        words: the arguments, for commands that are suggested.
+        words: the arguments as they were typed, for commands that are suggested.
     """
 
     case: Case
@@ -70,7 +71,7 @@ class _Question:
     @property
     def remedy(self) -> str:
         """The command that fills the cache by running the case once."""
-        return shlex.join(["lanemark", "run", *without_policy(self.words), "--cache-policy", "seed"])
+        return filling_command(self.words)
 
     def coverage(self) -> Coverage:
         return check_coverage(self.cache_dir, self.case, self.placement.cache_layout, fingerprint=self.fingerprint)
@@ -94,7 +95,7 @@ def main(args: list[str]) -> int:
 def _usage() -> str:
     width = max(map(len, _ORDERS))
     return "\n".join(
-        ["usage: lanemark cache ACTION [TRAINING ARGUMENTS] …", ""]
+        ["usage: lanemark cache ACTION [TRAINING ARGUMENTS] … [-- COMMAND …]", ""]
         + [f"  {order:<{width}}  {line}" for order, line in _ORDERS.items()]
         + ["", "The training arguments are those of `lanemark run`. `lanemark cache ACTION --help` lists them."]
     )
@@ -111,7 +112,7 @@ def _status(args: list[str]) -> int:
             print("\n".join(directory_lines(doc)))
         return 0
     verb = _parser("status")
-    options = verb.parse_args(args)
+    options = parsed(verb, args)
     question = _question(options, args)
     doc = directory_doc(question.cache_dir, "the training arguments' cache")
     coverage = question.coverage()
@@ -130,7 +131,7 @@ def _status(args: list[str]) -> int:
 
 def _seed(args: list[str]) -> int:
     verb = _parser("seed")
-    options = verb.parse_args(args)
+    options = parsed(verb, args)
     question = _question(options, args)
     sources = parse_sources(options.cache_from, os.environ)
     if not sources:
@@ -164,7 +165,7 @@ def _seed(args: list[str]) -> int:
 
 def _gate(args: list[str]) -> int:
     verb = _parser("gate")
-    options = verb.parse_args(args)
+    options = parsed(verb, args)
     question = _question(options, args, eager_too=True)
     case = replace(question.case, cache_policy="require")
     try:
@@ -186,7 +187,7 @@ def _gate(args: list[str]) -> int:
 def _capture(args: list[str]) -> int:
     verb = _parser("capture")
     verb.add_argument("-o", "--output", required=True, metavar="FILE", help=f"the archive, FILE{ARCHIVE_SUFFIX}")
-    options = verb.parse_args(args)
+    options = parsed(verb, args)
     if not options.output.endswith(ARCHIVE_SUFFIX) or "://" in options.output:
         raise UsageError(
             "value-invalid",
@@ -217,7 +218,7 @@ def _capture(args: list[str]) -> int:
 def _bake(args: list[str]) -> int:
     verb = _parser("bake")
     verb.add_argument("-o", "--output", required=True, metavar="DIR", help="the seed directory, new or empty")
-    options = verb.parse_args(args)
+    options = parsed(verb, args)
     question = _question(options, args)
     out = Path(options.output).absolute()
     manifest = current_manifest(
@@ -261,7 +262,7 @@ def _parser(order: str) -> Parser:
 
 def _question(options: Namespace, words: list[str], *, eager_too: bool = False) -> _Question:
     """The case behind the arguments and its cache. Data is not looked at: no token reaches a compiled graph's key."""
-    options.data = "synthetic"
+    options.data = None if options.command else "synthetic"
     options.cache_policy = "seed"
     place = home()
     decided = decide(understand(options), place, build=False)
@@ -270,15 +271,23 @@ def _question(options: Namespace, words: list[str], *, eager_too: bool = False) 
         raise UsageError(
             "value-invalid", "--compile eager compiles nothing, so that no cache serves it", "give --compile regional"
         )
-    compiler(case, cxx_facts().to_json(), on_gpu=decided.devices["device_class"].status == "observed")
+    if case.script is None:
+        compiler(case, cxx_facts().to_json(), on_gpu=decided.devices["device_class"].status == "observed")
     cache_dir = placement.cache_dir or cache_place(place, cold=False).path
-    request = LocalSurface().request(case, placement)
+    request = local_surface(case).request(case, placement)
     seen = fingerprint(apply_settings(os.environ, request.settings), devices=decided.devices)
-    return _Question(case, cache_dir.absolute(), placement, seen, training_words(words))
+    return _Question(case, cache_dir.absolute(), placement, seen, tuple(words))
 
 
-def training_words(words: list[str]) -> tuple[str, ...]:
-    """The arguments that `run` takes too: without this verb's own."""
+def filling_command(words: Sequence[str]) -> str:
+    """The command that fills the cache by running a case once, from the arguments of `run`, or of this verb."""
+    end = words.index("--") if "--" in words else len(words)
+    ours = without_policy(training_words(words[:end]))
+    return shlex.join(["lanemark", "run", *ours, "--cache-policy", "seed", *words[end:]])
+
+
+def training_words(words: Sequence[str]) -> tuple[str, ...]:
+    """The arguments that `run` takes too: without this verb's own. What stands behind `--` is no argument of either."""
     kept: list[str] = []
     skip = False
     for word in words:

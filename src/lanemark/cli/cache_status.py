@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,13 +12,14 @@ from lanemark.lanes.cache_manifest import Manifest
 from lanemark.lanes.coverage import Coverage, covers, needs
 from lanemark.observe.compile_cache import COVERAGE_DIRECTORY, ListedFile, inventory, listing
 from lanemark.observe.disk import free_space
-from lanemark.records.case import Case
+from lanemark.records.case import SCRIPT_PRESET, Case
 from lanemark.records.encoding import decode
 from lanemark.records.observation import Observation, absent, observed, unavailable
 from lanemark.stage.coverage import SEED_NOTE, manifests, read_bounded
 
 _COLUMNS: Final = 80
 _EXAMPLES: Final = 3
+_MAX_COMMAND: Final = 120
 
 
 def directory_doc(cache_dir: Path, reason: str) -> dict[str, Any]:
@@ -77,7 +79,10 @@ def case_lines(doc: dict[str, Any], case: Case) -> list[str]:
     """Whether the cache covers one case, by rank, and what to do when not."""
     coverage = doc["coverage"]
     state = "covered" if coverage["covered"] else "NOT covered"
-    lines = [_field("case", f"{case.preset}, {case.mode}, {case.compile}, {case.dtype}, {_ranks(case.nproc)}: {state}")]
+    what = f"{case.preset}, {case.mode}, {case.compile}, {case.dtype}"
+    if case.script is not None:
+        what = "the command " + shlex.join(case.command)[:_MAX_COMMAND]
+    lines = [_field("case", f"{what}, {_ranks(case.nproc)}: {state}")]
     for row in doc["ranks"]:
         held = f"{row['fx']} graphs, {row['aot']} joint graphs, {row['binaries']} binaries"
         lines.append(
@@ -135,6 +140,8 @@ def _manifest_lines(row: dict[str, Any], label: str) -> list[str]:
         return [_field(label, f"{row['name']} cannot be used: {row['unusable']}")]
     asked = row["question"]
     words = [str(asked[name]) for name in ("preset", "mode", "compile", "dtype") if name in asked]
+    if asked.get("preset") == SCRIPT_PRESET:
+        words = ["a command of your own"]
     whole = "whole" if not row["missing"] else f"{row['missing']} of {row['required']} missing"
     known = len(row["ranks"])
     told = _ranks(row["world_size"]) if known == row["world_size"] else f"{known} of {_ranks(row['world_size'])}"

@@ -148,9 +148,14 @@ def row(first: Made, each: Made, place: Home) -> dict[str, Any]:
         return doc | {"verdict": "what the others are compared with", "records": each.records}
     admits = {name for what in first.cell.varied | each.cell.varied for name in _ADMITS[what]}
     asked = compare_sets(a, b, metric)
-    vary = tuple(sorted(set(asked.verdict.unblock or ()) & admits))
+    needed = set(asked.verdict.unblock or ())
+    vary = tuple(sorted(needed & (admits | each.cell.declared)))
     found = compare_sets(a, b, metric, vary) if vary else asked
     doc |= {"verdict": found.verdict.word, "vary": list(vary), "records": each.records}
+    if len(found.verdict.question) > 1:
+        doc["together"] = list(found.verdict.question)
+    if found.verdict.unblock:  # what the cell brought about without setting it: nobody has said that it is meant
+        doc["undeclared"] = sorted(set(found.verdict.unblock) - set(found.verdict.question))
     effect = next(iter(found.effects.values()), None)
     if effect is not None:
         doc |= {"effect": effect.to_json()}
@@ -172,7 +177,18 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             word = f"{effect['verdict']}, ratio {effect['ratio']:.3f} ({word})"
         elif each.get("refused"):
             word += f": {', '.join(each['refused'])}"
+        if each.get("undeclared"):
+            word += f"; besides what the cell sets, {' and '.join(each['undeclared'])} differed"
+        elif "together" in each:
+            word += f"; one ratio for {' and '.join(each['together'])} together"
         lines.append(f"{each['cell']:<{width}}  {runs:<4}  {figure:<26}  {word}")
+    undeclared = sorted({name for each in rows for name in each.get("undeclared", ())})
+    if undeclared:
+        lines.append(f"to compare such a cell as a whole, add to the file: vary = {json.dumps(undeclared)}")
+    if any("SEEDING_PASS" in each.get("refused", ()) for each in rows):
+        lines.append(
+            "SEEDING_PASS: the first run of a cell filled its compile cache; with --again it starts from that one"
+        )
     if any(each["failed"] for each in rows):
         lines.append("runs: those with a receipt, and behind + those without; `lanemark runs` lists them")
     return lines

@@ -4,6 +4,7 @@
 run = ["training", "--steps", "60"]        # arguments of `lanemark run`
 command = ["python", "train.py"]           # what stands behind `--`; left out for the reference stack
 repeat = 3                                 # runs of each cell
+vary = ["compile"]                         # what the cells differ in besides what they set (`compare --vary`)
 
 [axes.compile]                             # an axis: each of its points adds flags, args and env
 eager = {}
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,12 +39,14 @@ class Cell:
 
     Attributes:
         varied: what the cell's points set: `command`, `environment`, `flags`.
+        declared: the factors that cells may differ in besides, as the file says.
     """
 
     name: str
     words: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     varied: frozenset[str]
+    declared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,17 @@ def read_grid(path: Path) -> Grid:
 
 def grid_of(doc: dict[str, Any]) -> Grid:
     """The grid that a parsed file describes. Raises UsageError `matrix-invalid`."""
-    unknown = sorted(set(doc) - {"run", "command", "repeat", "axes"})
+    unknown = sorted(set(doc) - {"run", "command", "repeat", "vary", "axes"})
     if unknown:
-        raise _invalid(f"a matrix has no {unknown[0][:40]!r}; it has run, command, repeat and axes")
-    run, command = _words(doc, "run"), _words(doc, "command")
+        raise _invalid(f"a matrix has no {unknown[0][:40]!r}; it has run, command, repeat, vary and axes")
+    run, command, declared = _words(doc, "run"), _words(doc, "command"), frozenset(_words(doc, "vary"))
     repeat = doc.get("repeat", 3)
     if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= _MAX_REPEAT:
         raise _invalid(f"repeat {str(repeat)[:20]!r} is no whole number from 1 to {_MAX_REPEAT}")
     if not run or "--" in run or "--json" in run:
         raise _invalid("run holds the arguments of `lanemark run`, without --json and without a command")
     axes = [_axis(name, points) for name, points in _table(doc, "axes").items()]
-    cells = [_cell(run, command, combination) for combination in itertools.product(*axes)]
+    cells = [replace(_cell(run, command, combination), declared=declared) for combination in itertools.product(*axes)]
     if len(cells) > MAX_CELLS:
         raise _invalid(f"the grid has {len(cells)} cells, and {MAX_CELLS} are the most")
     return Grid(tuple(cells), repeat, digest(encode(doc)).partition(":")[2][:24])

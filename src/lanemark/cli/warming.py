@@ -7,7 +7,6 @@ mended, and a cache that is kept before the record is sealed could fail the run.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -39,7 +38,7 @@ def warm_up_cache(decided: Decided, words: list[str]) -> Decided:
     Raises:
         GateRefused: the cache cannot be used, or does not cover a case that requires it.
     """
-    from lanemark.cli.cache import training_words, without_policy
+    from lanemark.cli.cache import filling_command
 
     case, placement = decided.case, decided.placement
     cache_dir = placement.cache_dir
@@ -56,11 +55,7 @@ def warm_up_cache(decided: Decided, words: list[str]) -> Decided:
         for layer in done:
             advise(f"lanemark: seed {layer.source}: {layer.outcome.replace('_', ' ')}, {layer.reason}")
     coverage = check_coverage(cache_dir, case, placement.cache_layout, fingerprint=seen)
-    ours = words[: words.index("--")] if "--" in words else words
-    remedy = shlex.join(
-        ["lanemark", "run", *without_policy(training_words(ours)), "--cache-policy", "seed", *words[len(ours) :]]
-    )
-    check_cache(case, cache_dir, placement.cache_layout, coverage, remedy=remedy)
+    check_cache(case, cache_dir, placement.cache_layout, coverage, remedy=filling_command(words))
     return replace(decided, start=Start(layers, coverage_observed(coverage).to_json(), seen))
 
 

@@ -54,6 +54,14 @@ ADVICE: Final[dict[str, Advice]] = {
         ),
         ("switching the monitor off for the whole run: a real hang is then never ended",),
     ),
+    "collective_missed": Advice(
+        (
+            "read where that rank sleeps: its stack lies under looks/ in the attempt's directory",
+            "look for a lock, a read or a call to another service that only this rank makes",
+            "where ranks may take unequal numbers of batches, end the loop on all of them together",
+        ),
+        (_LONGER,),
+    ),
     "collective_mismatch": Advice(
         (
             "compare the ranks' stacks under looks/ in the attempt's directory: the branch lies above where they part",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lanemark.diagnose.one_look import builds, held_s, in_compiler, look_lines, operation, rank_of, waits
+from lanemark.diagnose.one_look import builds, held_s, in_compiler, look_lines, operation, pending, rank_of, waits
 from lanemark.diagnose.signs import ranks_text
 from lanemark.diagnose.snapshot import Snapshot
 from lanemark.records.finding import Finding
@@ -194,6 +194,44 @@ def _stall_limit_s(rank: RankLook) -> float:
     return LOAD_STALL_S if rank.phase == "load" else DATA_STALL_S
 
 
+def collective_missed(looks: Sequence[Look], _context: HangContext) -> Finding | None:
+    """Some ranks wait in a collective that the others have not entered, and those sleep elsewhere, in every look.
+
+    Flight recorders decide, also where a page shows no collective, as DDP enters them from C++: the oldest operation
+    that a rank waits in must be the very next one after the last of the rank that is missed. A rank that computes,
+    compiles or waits for data is late, and is not named here.
+    """
+    last = looks[-1]
+    if len(looks) < _AGREE or last.quiet_s < DATA_STALL_S or any(rank.flight is None for rank in last.ranks):
+        return None
+    rows = {rank.rank: pending(rank) for rank in last.ranks}
+    waiting, missed = ([rank for rank in rows if (rows[rank] is None) is absent] for absent in (False, True))
+    operations = {row for row in rows.values() if row is not None}
+    if len(operations) != 1 or not missed or _by_flight(looks) is not None:
+        return None
+    ((number, name),) = operations
+    for rank in last.ranks:
+        before = rank_of(looks[-_AGREE], rank.rank)
+        if before is None or before.sequence != rank.sequence:
+            return None
+        done = max((entry.seq for entry in rank.flight or ()), default=0)
+        if rank.rank in missed and (done != number - 1 or not _sleeps(rank) or not _sleeps(before)):
+            return None
+    at = rank_of(last, missed[0]) if len(missed) == 1 else None
+    text = (
+        f"{ranks_text(missed)} {'has' if len(missed) == 1 else 'have'} not entered {_bare(name)}, operation {number},"
+        f" in which {ranks_text(waiting)} {'waits' if len(waiting) == 1 else 'wait'}"
+        f"{f'; it is at {at.stack[0]}' if at is not None and at.stack else ''}"
+    )
+    return Finding("collective_missed", "failure", text[:500], look_lines(last), _only(missed))
+
+
+def _sleeps(rank: RankLook) -> bool:
+    """Asleep in its step loop, and neither in the compiler nor in its loader."""
+    asleep = rank.alive and rank.process_state == "S" and rank.phase in ("warmup", "window")
+    return asleep and not in_compiler(rank) and not _starves(rank)
+
+
 def collective_mismatch(looks: Sequence[Look], _context: HangContext) -> Finding | None:
     """Every rank waits in a collective, and they do not wait in the same one.
 
@@ -285,6 +323,7 @@ DETECTORS: Final[tuple[Detector, ...]] = (
     stopped,
     compile_divergence,
     data_stall,
+    collective_missed,
     collective_mismatch,
     infrastructure_hang,
 )

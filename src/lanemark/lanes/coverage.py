@@ -20,7 +20,7 @@ from lanemark.lanes.cache_manifest import Manifest, RankUse, rank_prefix
 from lanemark.lanes.presets import preset
 from lanemark.observe.compile_cache import ListedFile, is_header
 from lanemark.observe.fingerprint import differences
-from lanemark.records.case import Case
+from lanemark.records.case import SCRIPT_PRESET, Case
 from lanemark.records.encoding import digest, encode
 
 #: Shorter than this share of what it was, a precompiled header is cut off, and no other build of itself.
@@ -103,6 +103,8 @@ def question_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
             out.append(
                 f"it was compiled by {_ranks(there)}, and {_ranks(here)} {'is' if here == 1 else 'are'} asked for"
             )
+        elif name == "recipe" and theirs.get("preset") == ours.get("preset") == SCRIPT_PRESET:
+            out.append("it was compiled by another command, or with other arguments")
         elif name == "recipe":
             out.append("the recipe behind the preset's name has changed since")
         else:

@@ -59,7 +59,9 @@ def labels(record_id: str, predicate: Mapping[str, Any]) -> dict[str, str]:
 def mllog_lines(record_id: str, predicate: Mapping[str, Any]) -> Iterator[str]:
     """A run as MLCommons' log lines, in the order of time. What a submission needs beyond it is not claimed.
 
-    Times are the record's wall-clock stamps; the run starts when the window opens, as warm-up is no part of it.
+    Times are the record's wall-clock stamps; the run starts when the window opens, as warm-up is no part of it. The
+    window is one block of MLCommons', between two counts of samples, where the record knows what a sample is: in the
+    reference stack a sequence. Which of their checks this meets is held by a test and listed in docs/your-script.md.
     """
     began_ms = _milliseconds(predicate["times"]["prepared_at"])
     ended_ms = _milliseconds(predicate["times"]["sealed_at"])
@@ -89,18 +91,48 @@ def mllog_lines(record_id: str, predicate: Mapping[str, Any]) -> Iterator[str]:
     if training.get("tokens_per_step") is not None:
         yield line(launched_ms, point, "global_batch_size", training["tokens_per_step"], unit="tokens")
     yield line(launched_ms, point, "seed", predicate["case"]["seed"])
+    for key, value in _division_of_work(predicate).items():
+        yield line(launched_ms, point, key, value)
     yield line(opened_ms, "INTERVAL_END", "init_stop", None)
     yield line(opened_ms, "INTERVAL_START", "run_start", None)
+    warmup, samples = training["window"]["warmup"], _samples_per_step(predicate)
+    if samples is not None:
+        yield line(opened_ms, "INTERVAL_START", "block_start", None, samples_count=warmup * samples)
     at_ns = 0
     for number, took_ns in enumerate(training["samples"]["measured"]):
         at_ns += took_ns
         stats = {"step_time_s": took_ns / 1e9}
-        step = training["window"]["warmup"] + number
+        step = warmup + number
         yield line(opened_ms + round(at_ns / 1e6), point, "tracked_stats", stats, step=step)
     closed_ms = opened_ms + round(at_ns / 1e6)
     yield line(closed_ms, point, "tracked_stats", figures(predicate), step=training["window"]["steps"])
+    if samples is not None:
+        done = (warmup + len(training["samples"]["measured"])) * samples
+        yield line(closed_ms, "INTERVAL_END", "block_stop", None, samples_count=done)
     good = predicate["outcome"]["receipt"] is True
     yield line(closed_ms, "INTERVAL_END", "run_stop", None, status="success" if good else "aborted")
+
+
+def _samples_per_step(predicate: Mapping[str, Any]) -> int | None:
+    """Sequences of the global batch in one step, from the tokens that were consumed; None where that is not known."""
+    tokens, case = predicate["training"].get("tokens_per_step"), predicate["case"]
+    if tokens is None or "script" in case or tokens % case["sequence"]:
+        return None
+    return int(tokens // case["sequence"])
+
+
+def _division_of_work(predicate: Mapping[str, Any]) -> dict[str, int]:
+    """How the model was divided, in MLCommons' words, where the observed mode says so; empty for a command's record.
+
+    Each mode of the reference stack keeps whole layers, sequences and experts on every rank (`stack/parallel.py`).
+    """
+    mode = value_of(predicate["distributed"]["observed"]["mode"])
+    if "script" in predicate["case"] or mode not in ("single", "ddp", "fsdp2"):
+        return {}
+    whole = dict.fromkeys(
+        ("tensor_parallelism", "pipeline_parallelism", "context_parallelism", "expert_parallelism"), 1
+    )
+    return whole | {"micro_batch_size": predicate["case"]["micro_batch"]}
 
 
 def openmetrics(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:

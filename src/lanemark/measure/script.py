@@ -129,8 +129,13 @@ class Script:
             probes.watch(self.beacon, self._paths)
 
     def _is_mine(self) -> bool:
-        """False in a forked child, which shares everything and is no rank."""
+        """False in a forked child of a rank, which shares everything and is none."""
         return self._pid == os.getpid()
+
+    def forked(self) -> None:
+        """In a forked child. Of a rank it is a helper; of what is no rank, such as a launcher, it may become one."""
+        if self.claim_held is None:
+            self._pid, self._refused, self._began_ns = os.getpid(), False, monotonic_ns()
 
     # -- taking steps
 
@@ -356,4 +361,6 @@ def script() -> Script:
         where = os.environ.get("LANEMARK_ATTEMPT_DIR")
         ours = where and os.environ.get("LANEMARK_COMMAND")
         _SCRIPT = Script(AttemptPaths(Path(where)) if where and ours else None)
+        if _SCRIPT.attempt is not None:
+            os.register_at_fork(after_in_child=_SCRIPT.forked)
     return _SCRIPT

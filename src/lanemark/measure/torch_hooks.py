@@ -1,6 +1,7 @@
 """What is hooked in torch when a launched command imports it, through public places only, and what is looked at later.
 
     optimizer steps     torch.optim.optimizer.register_optimizer_step_post_hook: the zero-line way of counting steps
+    spawned functions   multiprocessing: what a rank raised, which reaches no excepthook there
     the process group   torch.distributed.init_process_group: a phase on the page, and the rank where no variable has it
     compilations        torch.compile: from its first call on they are watched, and what it was given is remembered
 
@@ -14,7 +15,9 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
+from weakref import ref
 
 from lanemark.measure.beacon import Beacon
 from lanemark.measure.cache_use import cache_use
@@ -41,7 +44,29 @@ def install(script: Script) -> None:
     torch.compile = probes.compiled(torch.compile)
     if torch.distributed.is_available():
         torch.distributed.init_process_group = probes.grouped(torch.distributed.init_process_group)
+    _watch_spawned(script)
     script.torch_came(probes)
+
+
+def _watch_spawned(script: Script) -> None:
+    """Hear of what a function raised that `multiprocessing` started, as `torch.multiprocessing.spawn` starts ranks.
+
+    Python's own wrapper prints it, torch's hands it to the parent and exits with status 1 inside of it. Neither calls
+    `sys.excepthook` (source: multiprocessing/process.py, `_bootstrap`; torch/multiprocessing/spawn.py, `_wrap`).
+    """
+    inner = BaseProcess.run
+
+    @functools.wraps(inner)
+    def run(self: BaseProcess) -> None:
+        try:
+            inner(self)
+        except BaseException as error:
+            cause = error.__context__ if isinstance(error, SystemExit) else error
+            if cause is not None:
+                script.failed(cause, cause.__traceback__)
+            raise
+
+    BaseProcess.run = run  # type: ignore[method-assign]
 
 
 class TorchProbes(Probes):
@@ -53,6 +78,7 @@ class TorchProbes(Probes):
         self._torch = torch
         self._imported_ns = 0
         self._first: Any = None
+        self._first_part: Callable[[], Any] = lambda: None
         self._trained = Trained()
         self._data = DataSeen()
         self._close: Callable[[], None] = lambda: None
@@ -77,10 +103,13 @@ class TorchProbes(Probes):
                 self._knows(optimizer)
                 return
             self._first = optimizer
+            first = _first_parameter(optimizer)
+            self._first_part = (lambda: None) if first is None else ref(first)
             self._knows(optimizer)
             if script.begin("hooks") is None:
                 return
-        if optimizer is self._first:
+        # ZeRO gives its optimizer one parameter group after another and steps it for each: the first one's turn counts.
+        if optimizer is self._first and _first_parameter(optimizer) is self._first_part():
             script.end_step()
 
     def _knows(self, optimizer: Any) -> None:
@@ -194,6 +223,11 @@ class TorchProbes(Probes):
         if self.group() is None:
             return observed(1, f"{_GROUP}.is_initialized: the command formed no process group")
         return observed(self._world(), f"{_GROUP}.get_world_size")
+
+
+def _first_parameter(optimizer: Any) -> Any:
+    """What an optimizer holds first, now; None where it holds nothing."""
+    return next((parameter for group in optimizer.param_groups for parameter in group["params"]), None)
 
 
 def imported() -> bool:

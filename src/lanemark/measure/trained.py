@@ -2,16 +2,19 @@
 
 A framework hides its model; an optimizer that stepped holds what was trained. From its parameters' types follows how
 ranks share them (source: torch's own classes): FSDP2 makes them `DTensor`, FSDP1 `FlatParameter`. DDP leaves them as
-they are, and FSDP1 can, so that their wrappers are looked for among the live objects, once, outside the window.
+they are, and FSDP1 can, so that their wrappers are looked for among the live objects, once, outside the window. Of a
+model that DeepSpeed trains, its engine is asked instead (`lanemark.measure.engines`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from typing import Any, Final
-from weakref import ref
+from weakref import WeakMethod, ref
 
+from lanemark.measure.engines import Engines
 from lanemark.records.observation import Observation, observed, unavailable
 
 _SOURCE: Final = "parameters of the optimizers that stepped"
@@ -33,8 +36,10 @@ class Trained:
 
     def __init__(self) -> None:
         self._optimizers: list[Any] = []
+        self._engines = Engines()
         self._compiled: list[Any] = []
-        self._functions = 0
+        self._functions: list[Any] = []
+        self._num_functions = 0
 
     def take(self, optimizer: Any) -> None:
         """An optimizer stepped. Cheap: called at every step."""
@@ -49,11 +54,15 @@ class Trained:
         module = getattr(target, "__self__", target)  # Module.compile passes the module's own bound call
         if hasattr(module, "parameters"):
             self._compiled.append(ref(module))
-        else:
-            self._functions += 1
+        elif target is not None:  # none: a decorator is being made, which calls again with what it decorates
+            self._num_functions += 1
+            with contextlib.suppress(TypeError):  # a callable that cannot be held weakly is counted and not looked into
+                self._functions.append(WeakMethod(target) if hasattr(target, "__self__") else ref(target))
 
     def _parameters(self) -> list[Any]:
-        found: dict[int, Any] = {}
+        found: dict[int, Any] = {id(parameter): parameter for parameter in self._engines.parameters()}
+        if found:
+            return list(found.values())
         for each in self._optimizers:
             optimizer = each()
             for group in [] if optimizer is None else optimizer.param_groups:
@@ -62,6 +71,8 @@ class Trained:
 
     def device(self) -> Any:
         """The torch.device of what is trained, or None where nothing was seen."""
+        if (device := self._engines.device()) is not None:
+            return device
         parameters = self._parameters()
         return parameters[0].device if parameters else None
 
@@ -70,6 +81,8 @@ class Trained:
         parameters = self._parameters()
         if not parameters:
             return unavailable(_SOURCE, self.nothing)
+        if self._engines.look():
+            return self._engines.count()
         if any(_is_flat(parameter) for parameter in parameters) or _wrapper() == "fsdp1":
             return unavailable(_SOURCE, "FSDP1 leaves each rank a flat shard, whose own size is not the model's")
         return observed(sum(int(parameter.numel()) for parameter in parameters), _SOURCE)
@@ -80,10 +93,12 @@ class Trained:
         return observed(names, _SOURCE) if names else unavailable(_SOURCE, self.nothing)
 
     def mode(self, world_size: int) -> Observation[str]:
-        """`fsdp2`, `fsdp1`, `ddp`, `single`, `mixed`; unavailable where ranks share work in no way that is known."""
+        """`fsdp2`, `fsdp1`, `ddp`, `single`, `mixed`, `deepspeed_zero<n>`; unavailable where it is none of these."""
         parameters = self._parameters()
         if not parameters:
             return unavailable(_SOURCE, self.nothing)
+        if self._engines.look():
+            return self._engines.mode()
         if any(_is_flat(parameter) for parameter in parameters):
             return observed("fsdp1", f"{_SOURCE}: FlatParameter")
         sharded = [hasattr(parameter, "placements") and hasattr(parameter, "device_mesh") for parameter in parameters]
@@ -100,19 +115,35 @@ class Trained:
 
     def posture(self, compilations: int) -> Observation[str]:
         """`model`, `regional` or `eager`, from what was compiled; only what ran can tell, so ask after the warm-up."""
-        if not self._compiled and not self._functions:
+        if not self._compiled and not self._num_functions:
             if compilations:
                 return unavailable("torch.compile", "something compiled and torch.compile was never called")
             return observed("eager", "torch.compile was never called")
         if not compilations:
             return observed("eager", "torch.compile was called and nothing was compiled")
         trained = {id(parameter) for parameter in self._parameters()}
-        for each in self._compiled:
-            module = each()
-            held = set() if module is None else {id(parameter) for parameter in module.parameters()}
+        modules = [module for each in self._compiled if (module := each()) is not None]
+        inside = [module for each in self._functions for module in _modules_of(each())]
+        for module in (*modules, *inside):
+            held = {id(parameter) for parameter in module.parameters()}
             if trained and len(held & trained) >= _WHOLE * len(trained):
-                return observed("model", "torch.compile was given a module that holds what is trained")
-        return observed("regional", "torch.compile was given parts of what is trained, or functions")
+                what = "a module that holds" if module in modules else "a function that uses a module with"
+                return observed("model", f"torch.compile was given {what} what is trained")
+        if self._compiled or inside:
+            return observed("regional", "torch.compile was given parts of what is trained")
+        return unavailable("torch.compile", "it was given functions alone, and which part ran in them was not seen")
+
+
+def _modules_of(function: Any) -> list[Any]:
+    """The modules that a function's code names, in its closure, its globals and the object that it belongs to."""
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    places = (getattr(function, "__globals__", {}), getattr(getattr(function, "__self__", None), "__dict__", {}))
+    used = [place[name] for place in places for name in names if name in place]
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            used.append(cell.cell_contents)
+    nn = getattr(sys.modules.get("torch"), "nn", None)
+    return [] if nn is None else [each for each in used if isinstance(each, nn.Module)]
 
 
 def _is_flat(parameter: Any) -> bool:

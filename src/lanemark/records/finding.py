@@ -29,6 +29,7 @@ FINDINGS: Final[dict[str, str]] = {
     "result_expired": "the run's result was no longer kept when it was collected",
     "undecided": "the run failed and the evidence does not say why",
     "compile_divergence": "some ranks were compiling while the others waited for them in a collective",
+    "collective_missed": "a rank never entered the collective in which the others waited for it",
     "collective_mismatch": "ranks waited for one another in different collectives",
     "watchdog_in_compile": "a watchdog ended a rank that was compiling",
     "recompiled_after_warmup": "a rank compiled again after the warm-up",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -170,6 +171,46 @@ def test_opening_the_data_may_take_longer_than_a_step_s_batch() -> None:
     loading = rank(1, "load", collectives=0, step=-1)
     assert kinds(lasting(rank(0), loading, seconds=(9.0, 9.5))) is None
     assert kinds(lasting(rank(0), loading, seconds=(24.0, 24.5))) == ("data_stall", 1)
+
+
+# --- a collective that a rank does not come to ---------------------------------------------------------------------
+
+
+def missed(*, seconds: tuple[float, ...] = (8.0, 8.5), quiet_s: float = 6.0, **changes: object) -> tuple[Look, ...]:
+    """Rank 0 waits in its second operation, which DDP entered from C++; rank 1 has done one and sleeps."""
+    waiting = rank(0, "window", step=5, flight=flight("gloo:broadcast", "gloo:all_reduce"))
+    late = {
+        "step": 5,
+        "flight": (replace(flight("gloo:broadcast")[0], state="completed"),),
+        "stack": ("main (a.py:3)",),
+    }
+    return lasting(waiting, rank(1, **{"phase": "window", **late, **changes}), seconds=seconds, quiet_s=quiet_s)
+
+
+def test_a_rank_that_sleeps_elsewhere_while_the_others_wait_for_it_is_named_with_its_place() -> None:
+    finding = name_hang(missed(), CONTEXT)
+    assert finding is not None
+    assert (finding.kind, finding.rank) == ("collective_missed", 1)
+    said = "rank 1 has not entered all_reduce, operation 2, in which rank 0 waits; it is at main (a.py:3)"
+    assert finding.summary == said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"process_state": "R"},  # it computes
+        {"flight": None},  # it did not answer
+        {"flight": flight("gloo:broadcast", "gloo:all_reduce")},  # it came
+        {"flight": ()},  # of another group, perhaps: its last operation is not the one before
+        {"children": ("cc1plus",)},
+        {"phase": "checkpoint"},
+        {"quiet_s": 4.0},
+        {"seconds": (8.0,)},
+    ],
+    ids=str,
+)
+def test_a_rank_that_may_only_be_late_is_not_named_as_missed(changes: dict[str, Any]) -> None:
+    assert kinds(missed(**changes)) is None
 
 
 # --- mismatched collective ----------------------------------------------------------------------------------------

@@ -55,7 +55,9 @@ def test_every_record_of_every_lane_can_be_shown(name: str) -> None:
     assert all(event["dur"] >= 0 for event in shown["traceEvents"] if event["ph"] == "X")
 
 
-def test_mlcommons_own_parser_reads_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def mlcommons(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The package of MLCommons' compliance checker, importable."""
     aside = Path(sys.prefix) / "aside" / "mlperf-logging"  # scripts/aside: without what its package asks for
     if not aside.is_dir():
         reason = "needs mlperf-logging: run scripts/aside"
@@ -63,7 +65,11 @@ def test_mlcommons_own_parser_reads_every_line(tmp_path: Path, monkeypatch: pyte
             pytest.fail(reason)
         pytest.skip(reason)
     monkeypatch.syspath_prepend(str(aside))
-    parser = importlib.import_module("mlperf_logging.compliance_checker.mlp_parser")
+    return "mlperf_logging.compliance_checker"
+
+
+def test_mlcommons_own_parser_reads_every_line(mlcommons: str, tmp_path: Path) -> None:
+    parser = importlib.import_module(f"{mlcommons}.mlp_parser")
     file = tmp_path / "run.log"
     lines = list(mllog_lines(*record(QUOTED)))
     file.write_text("\n".join(["noise before", *lines, ""]))
@@ -72,6 +78,54 @@ def test_mlcommons_own_parser_reads_every_line(tmp_path: Path, monkeypatch: pyte
     assert [line.key for line in parsed] == [json.loads(line.split(" ", 1)[1])["key"] for line in lines]
     assert [line.full_string.count("INTERVAL_START") for line in parsed if line.key == "run_start"] == [1]
     assert all(line.timestamp > 0 for line in parsed)
+
+
+#: What a submission has and a benchmark's record has not: who submits to which division (on which the limit of the time to
+#: `init_stop` hangs), an evaluation, the sizes of the data sets, and a cleared cache. docs/your-script.md lists the same.
+UNMET = {
+    "submission_org", "submission_division", "init_stop", "eval_accuracy", "eval_samples", "train_samples", "cache_clear",
+}  # fmt: skip
+#: Since 6.1 also the lowest precision of three kinds of arithmetic, which no rank observes, and a configuration file.
+UNMET_61 = UNMET | {
+    "config_filename",
+    *(f"lowest_numerical_precision_in_{what}" for what in ("linear", "attn", "comm")),
+}
+#: What a command's record does not know of a model that is not ours.
+OF_A_COMMAND = {
+    "tensor_parallelism", "pipeline_parallelism", "context_parallelism", "expert_parallelism", "micro_batch_size",
+}  # fmt: skip
+
+
+def unmet(mlcommons: str, lines: list[str], file: Path, ruleset: str) -> tuple[set[str], list[str]]:
+    """What MLCommons' compliance checker has against a log: the keys, and what hangs on none of them alone."""
+    compliance = importlib.import_module(f"{mlcommons}.mlp_compliance")
+    file.write_text("\n".join([*lines, ""]))
+    checker = compliance.make_checker("training", ruleset, quiet=False, werror=True)
+    passed, *_ = compliance.main(str(file), f"training_{ruleset}/common.yaml", checker)
+    assert not passed  # a record is no submission, and nothing here makes it look like one
+    return set(checker.overwritable), checker.not_overwritable
+
+
+@pytest.mark.parametrize(("ruleset", "expected"), [("5.1.0", UNMET), ("6.1.0", UNMET_61)])
+@pytest.mark.parametrize("name", [QUOTED, "fsdp2_regional_warm", "cuda_h100_8"])
+def test_mlcommons_own_compliance_checker_has_nothing_but_what_a_submission_adds(
+    mlcommons: str, tmp_path: Path, ruleset: str, expected: set[str], name: str
+) -> None:
+    lines = list(mllog_lines(*record(name)))
+    assert unmet(mlcommons, lines, tmp_path / "run.log", ruleset) == (expected, [])
+    # What is left out is missed, so that the checker really looks: the window's end, and the run's.
+    cut = [line for line in lines if '"block_stop"' not in line and '"run_stop"' not in line]
+    keys, others = unmet(mlcommons, cut, tmp_path / "cut.log", ruleset)
+    assert keys == expected | {"run_stop"}
+    assert any("block_stop" in other for other in others)
+
+
+def test_of_a_command_the_lines_say_less_and_the_checker_misses_it(mlcommons: str, tmp_path: Path) -> None:
+    record_id, predicate = record(QUOTED)
+    predicate["case"]["script"] = {}
+    keys, others = unmet(mlcommons, list(mllog_lines(record_id, predicate)), tmp_path / "run.log", "6.1.0")
+    assert keys == UNMET_61 | OF_A_COMMAND
+    assert len(others) == 4  # blocks, epochs, evaluations: what a sample of a command is, nobody knows
 
 
 def test_a_strict_reader_of_openmetrics_takes_the_text() -> None:

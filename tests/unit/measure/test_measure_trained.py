@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -85,9 +88,83 @@ def test_the_posture_is_what_was_compiled_and_not_what_was_asked_for() -> None:
     seen, _kept = trained(part)
     seen.compiled(part[0], backend="inductor")
     assert seen.posture(2).value == "regional"
-    seen, _kept = trained(part)
-    seen.compiled(lambda x: x, backend="inductor")
-    assert seen.posture(1).value == "regional"
+
+
+def test_of_a_compiled_function_only_what_it_names_is_known() -> None:
+    whole = model()
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return whole(x)
+
+    def head(x: torch.Tensor) -> torch.Tensor:
+        return last(x)
+
+    class Holder:
+        def __init__(self) -> None:
+            self.net = whole
+
+        def step(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x)
+
+    last, holder = whole[1], Holder()
+    for function, posture in ((step, "model"), (head, "regional"), (holder.step, "model")):
+        seen, _kept = trained(whole)
+        seen.compiled(None, backend="inductor")  # `torch.compile(mode=…)` alone, which makes a decorator
+        seen.compiled(function, backend="inductor")
+        assert seen.posture(0).value == "eager"
+        assert seen.posture(1).value == posture
+    # What it is handed is nobody's to see from outside: that it was a part is not claimed.
+    seen, _kept = trained(whole)
+    elsewhere = lambda net, x: net(x)  # noqa: E731
+    seen.compiled(elsewhere, backend="inductor")
+    seen.compiled(len, backend="inductor")
+    assert seen.posture(1).status == "unavailable"
+
+
+class _Engine:
+    """What DeepSpeed's engine has of what is read of it."""
+
+    def __init__(self, module: nn.Module, stage: int) -> None:
+        self.module, self.device, self._stage = module, torch.device("meta"), stage
+
+    def zero_optimization_stage(self) -> int:
+        return self._stage
+
+
+@pytest.fixture
+def deepspeed(monkeypatch: pytest.MonkeyPatch) -> type[_Engine]:
+    """DeepSpeed's place among the modules, with a class of engines that is this test's alone."""
+    kind = type("DeepSpeedEngine", (_Engine,), {})
+    monkeypatch.setitem(sys.modules, "deepspeed.runtime.engine", SimpleNamespace(DeepSpeedEngine=kind))  # type: ignore[misc]
+    return kind
+
+
+def test_a_model_in_an_engine_of_deepspeed_is_the_engines_and_not_the_optimizers_shard(deepspeed: Any) -> None:
+    whole = model()
+    engine = deepspeed(whole, 2)
+    shard = nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([shard], lr=0.1)
+    seen = Trained()
+    seen.take(optimizer)
+    assert (seen.mode(2).value, seen.parameters().value, seen.device().type) == ("deepspeed_zero2", 76, "meta")
+    seen.compiled(whole, backend="inductor")
+    assert seen.posture(1).value == "model"
+    whole[0].weight.ds_numel = 1000  # at stage 3 it is empty, and knows what it is
+    assert seen.parameters().value == 1000 + 76 - 32
+    whole[1].weight.allreduce = False  # an expert of this rank alone
+    assert seen.parameters().status == "unavailable"
+    engine.mpu = object()
+    assert "divided" in str(seen.parameters().reason)
+    other = deepspeed(model(), 3)
+    seen = Trained()
+    seen.take(optimizer)
+    assert seen.mode(2).value == "mixed"
+    del engine, other
+
+
+def test_without_an_engine_deepspeeds_presence_changes_nothing(deepspeed: Any) -> None:
+    seen, _kept = trained(model())
+    assert (seen.mode(1).value, seen.parameters().value) == ("single", 76)
 
 
 def test_data_files_are_what_is_read_and_no_part_of_a_program(tmp_path: Path) -> None:
