@@ -17,6 +17,7 @@ the AWS shared credentials file, which is read here; profiles that need a sign-i
 from __future__ import annotations
 
 import configparser
+import os
 import random
 import re
 import threading
@@ -26,7 +27,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
-from urllib.request import getproxies
 
 from lanemark.records.errors import LanemarkError, StageError
 from lanemark.stage.objects import PIECE_BYTES, Found
@@ -54,6 +54,8 @@ WHOLE_BYTES: Final = 1024 * 1024
 _PASSING: Final = frozenset({408, 425, 429})
 #: How long a signed link is good for: longer than any one request may take, and short enough to be worth nothing.
 _SIGNED: Final = timedelta(minutes=15)
+#: The variables that the client, like most, takes a proxy from.
+_PROXY: Final = re.compile(r"(http|https|all)_proxy")
 _STATUS: Final = re.compile(r"status code: (\d{3})|status: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
 #: S3 error codes that are about keys though their status is 400 (S3 API reference, "Error responses").
@@ -118,7 +120,7 @@ class Store:
         self._stopped = stopped
         self._obstore = obstore
         self._client = self._connect(environ)
-        proxied = getproxies().keys() - {"no"}
+        proxied = any(_PROXY.fullmatch(name.lower()) and value for name, value in os.environ.items())
         # A proxy is the client's to talk to, and signing for Google and Azure may take requests of its own.
         self._wire = Wire(self.stall_s)
         self._plain = place.kind in ("s3", "http") and not proxied
