@@ -1,8 +1,8 @@
-"""Token files of either kind in a directory: llm.c shards, or Parquet files of packed rows.
+"""Token files of any kind in a directory: llm.c shards, Parquet files of packed rows, or MDS (`lanemark.observe.mds`).
 
 A *packed row* is a row of one Parquet column, `tokens` or `input_ids`, that holds a list of token ids; all rows of all
-files are equally long, and at least one token longer than a sequence. Where a directory has both kinds, its `.bin`
-files are the data set, as they were before Parquet was read.
+files are equally long, and at least one token longer than a sequence. Where a directory has several kinds, its `.bin`
+files are the data set, and else its Parquet files, as they were before the next kind was read.
 
 A footer is read here, by pyarrow, which is imported when it is needed and not before; rows are read in
 `lanemark.stack.packed`. There is no manifest for packed rows: the files are hashed like shards, and that is their name.
@@ -49,16 +49,25 @@ class PackedSet(ShardSet):
 
 
 def open_tokens(directory: Path | str) -> ShardSet:
-    """The token files of a directory. Raises what `open_shards` does, and GateRefused `parquet-missing`."""
+    """The token files of a directory.
+
+    Raises what `open_shards` does, and GateRefused `parquet-missing` or `mds-missing`.
+    """
     directory = Path(directory)
     try:
         names = os.listdir(directory)
     except OSError:
         return open_shards(directory)  # which says what is wrong with it
     packed = sorted(name for name in names if name.endswith(SUFFIX))
-    if not packed or any(name.endswith(".bin") for name in names):
+    if any(name.endswith(".bin") for name in names):
         return open_shards(directory)
-    return _open_packed(directory, packed)
+    if packed:
+        return _open_packed(directory, packed)
+    if "index.json" in names:
+        from lanemark.observe.mds import open_mds
+
+        return open_mds(directory)
+    return open_shards(directory)
 
 
 def parquet_reader() -> Any:

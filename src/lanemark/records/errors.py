@@ -137,6 +137,7 @@ SLUGS: Final[dict[str, str]] = {
     "import-conflict": "Two different records of one run",
     "tracker-missing": "Exporting to a tracker needs its package, which this interpreter does not have",
     "parquet-missing": "Parquet files need pyarrow, which this interpreter does not have",
+    "mds-missing": "MDS files need mosaicml-streaming, which this interpreter cannot import",
     "output-unwritable": "The output file cannot be written",
 }
 

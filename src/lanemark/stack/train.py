@@ -147,6 +147,7 @@ def open_loader(session: RankSession, vocab: int) -> tuple[Loader, HotPath]:
     Which of the two it is follows from the case; a case of shards without a data directory is refused, never replaced.
     """
     from lanemark.observe.hot_path import HotPath
+    from lanemark.observe.mds import MdsSet
     from lanemark.observe.packed import PackedSet, open_tokens
     from lanemark.records.errors import DataError
     from lanemark.stack.loader import ShardLoader, SyntheticLoader
@@ -165,6 +166,10 @@ def open_loader(session: RankSession, vocab: int) -> tuple[Loader, HotPath]:
         "vocab": vocab, "sequence": case.sequence, "micro_batch": case.micro_batch, "grad_accum": case.grad_accum,
         "rank": session.rank, "world_size": session.world_size, "seed": case.seed,
     }  # fmt: skip
+    if isinstance(shards, MdsSet):
+        from lanemark.stack.mds import MdsLoader
+
+        return MdsLoader(shards, **asked), watch
     if isinstance(shards, PackedSet):
         from lanemark.stack.packed import PackedLoader
 
