@@ -45,9 +45,9 @@ _PAUSE_S: Final = (0.1, 3.0)
 #: A link slower than this is given up, one piece at a time: eight pieces at once then still carry 0.8 MB/s.
 _SLOWEST_BYTES_PER_S: Final = 100_000
 _TOO_SLOW: Final = f"it sends less than {_SLOWEST_BYTES_PER_S // 1000} kB a second"
-#: Bytes handed over at a time: hashed and written while they are still in a core's cache. Measured a GiB on two
+#: Bytes that the client library hands over at a time, for a core's cache to hold while they are hashed. A GiB on two
 #: cores: 1.2 CPU s with parts of 256 KiB and 43 MiB resident, 1.5 s with 1 MiB, 1.6 s and 164 MiB with whole pieces.
-PART_BYTES: Final = BUFFER_BYTES
+PART_BYTES: Final = 256 * 1024
 #: An object no larger than this comes in one request and one part: for it the round trip is what costs.
 WHOLE_BYTES: Final = 1024 * 1024
 #: Answers that may be different next time: time-out, too many requests, and every fault of the server (RFC 9110).
