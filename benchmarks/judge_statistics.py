@@ -242,7 +242,7 @@ def results() -> list[dict[str, Any]]:
             "watch.finds_5pct_real",
             min(rate.share for rate in drops if _of_real(rate) and "drawn" in rate.of and _counts(rate, "_busy")),
             [rate for rate in drops if _of_real(rate)],
-            f"least share of series of real runs, in drawn orders and none of them busy, that got 5 % slower ({spread()})",
+            f"least share of series of real runs, in drawn orders, none of them busy, that got 5 % slower ({spread()})",
         ),
     )
     return [
