@@ -108,7 +108,10 @@ def test_sixty_manifests_are_collected_each_once_and_a_broken_run_stops_no_other
     assert named["damaged here"] not in first
     assert f"{named['damaged here']} could not be collected" in said
     assert sorted(row.run_id for row in Ledger(home.ledger).list().rows) == sorted(ended), "none is lost, none doubled"
-    assert 1 < plane.order("look")["most_reading"] <= modal_client.SMALL_AT_ONCE
+    # Small and large files have their own bounds, and one that a reader gave up may be served for a moment longer. Without
+    # any bound it would be every file of every run.
+    most = modal_client.SMALL_AT_ONCE + modal_client.LARGE_AT_ONCE + len(wrong)
+    assert 1 < plane.order("look")["most_reading"] <= most
     assert not list(tmp_path.rglob("escaped"))
     for name, missing in (("other bytes", "ranks/0/samples.bin"), ("longer", "exits.json"), ("not there", "host.json")):
         assert not (home.attempt(named[name]).root / missing).exists(), "what is not as it was named is not taken"
