@@ -324,8 +324,13 @@ def test_a_range_is_held_to_the_size_that_was_listed(monkeypatch: pytest.MonkeyP
     with answering(part(LARGE.bytes + 1)) as listener, pytest.raises(StageError) as error:
         carried(store_of(listener, monkeypatch), LARGE, 3, 8)
     assert error.value.slug == "stage-changed"
-    with answering(part(LARGE.bytes)) as listener, pytest.raises(PassingError, match="early"):
-        carried(store_of(listener, monkeypatch), LARGE, 3, 9)
+
+
+def test_a_range_of_another_place_is_not_taken_for_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = plain(b"hello", f"Content-Range: bytes 4-8/{LARGE.bytes}", *TAGGED, status="206 Partial Content")
+    with answering(other) as listener, pytest.raises((PassingError, StageError)):
+        carried(store_of(listener, monkeypatch), LARGE, 3, 8)
+    assert len(listener.requests) == 2, "the client library was asked as well, and refused it too"
 
 
 @pytest.mark.parametrize(
