@@ -96,6 +96,14 @@ def shared_plane() -> ModalPlane:
     return plane
 
 
+def healed_plane() -> Iterator[ModalPlane]:
+    """As a fixture: the plane of this process with no fault set, before and after."""
+    found = shared_plane()
+    found.order("heal")
+    yield found
+    found.order("heal")
+
+
 @contextlib.contextmanager
 def modal_plane() -> Iterator[ModalPlane]:
     """Start a plane, and end it with every container it started."""

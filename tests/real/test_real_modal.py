@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 from lanemark.observe.source import lanemark_digest
 from lanemark.records.shards import header
 from lanemark.stage.staging import stage
-from modal_plane import IMAGE, ModalPlane, shared_plane
+from modal_plane import IMAGE, ModalPlane, healed_plane
 from record_difference import differences
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
@@ -27,12 +26,7 @@ WORDS = ["training", "--nproc", "2", "--steps", "8", "--warmup", "2", "--sequenc
 RENT = ["--surface", "modal", "--image", IMAGE]
 
 
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ModalPlane]:
-    found = shared_plane()
-    found.order("heal")
-    yield found
-    found.order("heal")
+plane = pytest.fixture(scope="module")(healed_plane)
 
 
 @pytest.fixture(scope="module")

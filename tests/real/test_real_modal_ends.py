@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lanemark.launch.programs import RANK_PROGRAMS
 from lanemark.ledger.ledger import Ledger
 from lanemark.records.attempt import Home
 from modal_many import results
-from modal_plane import IMAGE, ModalPlane, shared_plane
+from modal_plane import IMAGE, ModalPlane, healed_plane
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(300)]
 WORDS = ["training", "--surface", "modal", "--image", IMAGE, "--gpu", "cpu", "--data", "synthetic", "--nproc", "2",
@@ -27,12 +27,7 @@ WORDS = ["training", "--surface", "modal", "--image", IMAGE, "--gpu", "cpu", "--
 RANK = RANK_PROGRAMS["training"]
 
 
-@pytest.fixture
-def plane() -> Iterator[ModalPlane]:
-    found = shared_plane()
-    found.order("heal")
-    yield found
-    found.order("heal")
+plane = pytest.fixture(healed_plane)
 
 
 def environment(plane: ModalPlane, home: Path) -> dict[str, str]:

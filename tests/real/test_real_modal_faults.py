@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from lanemark.launch.surface import Placement
 from lanemark.records.attempt import Home
 from lanemark.records.case import Case, DataAsked
 from lanemark.records.errors import RunFailed, SurfaceError
-from modal_plane import IMAGE, ModalPlane, shared_plane
+from modal_plane import IMAGE, ModalPlane, healed_plane
 
 CASE = Case(
     lane="training", preset="dense-nano", nproc=1, mode="single", compile="eager", dtype="fp32", steps=4, warmup=1,
@@ -34,12 +33,7 @@ CASE = Case(
 SECOND_ENDS = 'grep -q \'"execution":2\' "$LANEMARK_ATTEMPT_DIR/executions.json" || sleep 60'
 
 
-@pytest.fixture
-def plane() -> Iterator[ModalPlane]:
-    found = shared_plane()
-    found.order("heal")
-    yield found
-    found.order("heal")
+plane = pytest.fixture(healed_plane)
 
 
 class Run:

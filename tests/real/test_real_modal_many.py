@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,13 @@ from lanemark.launch import modal_client
 from lanemark.ledger.ledger import Ledger
 from lanemark.records.attempt import Home
 from modal_many import Executed, Left, execute, leave, manifest_of, sha256
-from modal_plane import ModalPlane, shared_plane
+from modal_plane import ModalPlane, healed_plane
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 WELL = 49
 
 
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ModalPlane]:
-    found = shared_plane()
-    found.order("heal")
-    yield found
-    found.order("heal")
+plane = pytest.fixture(scope="module")(healed_plane)
 
 
 @pytest.fixture(scope="module")

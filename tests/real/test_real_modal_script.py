@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lanemark.launch.modal_code import pack, volume_path
-from modal_plane import IMAGE, ModalPlane, shared_plane
+from modal_plane import IMAGE, ModalPlane, healed_plane
 from record_difference import differences
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -24,12 +23,7 @@ COMMAND = ["--", sys.executable, "-m", "torch.distributed.run", "--nproc-per-nod
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ModalPlane]:
-    found = shared_plane()
-    found.order("heal")
-    yield found
-    found.order("heal")
+plane = pytest.fixture(scope="module")(healed_plane)
 
 
 @pytest.fixture

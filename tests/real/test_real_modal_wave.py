@@ -8,25 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modal_plane import IMAGE, ModalPlane, shared_plane
+from modal_plane import IMAGE, ModalPlane, healed_plane
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 SMALL = ["training", "--surface", "modal", "--image", IMAGE, "--gpu", "cpu", "--data", "synthetic", "--steps", "4",
          "--warmup", "1", "--sequence", "16", "--micro-batch", "1"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ModalPlane]:
-    found = shared_plane()
-    found.order("heal")
-    yield found
-    found.order("heal")
+plane = pytest.fixture(scope="module")(healed_plane)
 
 
 def environment(plane: ModalPlane, home: Path) -> dict[str, str]:
